@@ -1,0 +1,33 @@
+# make demo: the whole thread on real data.  make test: all tests.  Both set everything up first.
+PYTHON := .venv/bin/python
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup demo test lint benchmark clean
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.ready ## make .venv with the pinned packages
+
+.venv/.ready: pyproject.toml constraints.txt scripts/setup.sh
+	scripts/setup.sh
+	touch $@
+
+demo: setup ## federation, centralized baseline and probes on the embedded watch data, then one table
+	$(PYTHON) -m simulation --config configs/demo.yaml --force
+	$(PYTHON) -m centralized_baseline --config configs/demo.yaml --force
+	$(PYTHON) -m centralized_baseline.probe --config configs/demo.yaml --regimes 1 2 all \
+		--encoder raw features random runs/demo-centralized runs/demo-federated
+
+test: setup ## all tests
+	$(PYTHON) -m pytest
+
+lint: setup ## ruff and mypy
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+benchmark: setup ## speed, memory and bytes as ratios
+	$(PYTHON) -m benchmarks
+
+clean: ## remove the environment and the caches, keep runs/
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Speed, memory and bytes, as ratios taken side by side in one run."""

@@ -1,0 +1,142 @@
+"""A round of Flower, beside the same local steps in a bare loop with the same parallelism."""
+
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+
+from benchmarks.steps import Row
+from shared.config import Config, load_config
+from shared.data import load
+from shared.data.partition import by_person
+from shared.data.statistics import ChannelStatistics
+from shared.data.windows import Windows
+from shared.model import Model, TrainingData, build_model, prepare
+from shared.tracking import METRICS, read_metrics
+from shared.train import build_optimizer, pick_device, train_epochs
+from simulation.__main__ import simulate
+
+_AIMS = {"ray": "≤ 1.25", "inprocess": "≤ 1.10"}
+
+
+def measure_rounds(config: Config) -> list[Row]:
+    """Time rounds of both engines against bare loops in as many processes or threads."""
+    people = len(load(config.data)[0].people)
+    workers = max(1, (os.cpu_count() or 1) // config.train.threads)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch:
+        for engine, executor in (("ray", _processes), ("inprocess", ThreadPoolExecutor)):
+            folder = Path(scratch) / engine
+            peak = _peak_memory(lambda folder=folder, engine=engine: simulate(config, folder, engine))  # type: ignore[misc]
+            flower = _later_rounds(row["seconds"] for row in read_metrics(folder / METRICS) if row["kind"] == "round")
+            with executor(workers) as pool:
+                bare = _later_rounds(
+                    _bare_round(pool, folder, number, people) for number in range(config.federation.rounds)
+                )
+            rows += [
+                (f"round of {people} clients, {engine}", f"{flower:.2f} s", ""),
+                (
+                    f"Flower round ({engine}) / bare loop in {workers} {executor_name(engine)}",
+                    f"{flower / bare:.2f}",
+                    _AIMS[engine],
+                ),
+                (f"peak memory, {engine}, all processes", f"{peak / 1e6:.0f} MB", ""),
+            ]
+        rows += _bytes(folder, people * config.federation.rounds)
+    return rows
+
+
+def executor_name(engine: str) -> str:
+    """What the bare loop's workers are."""
+    return "processes" if engine == "ray" else "threads"
+
+
+def _processes(workers: int) -> Executor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+
+
+def _later_rounds(seconds: Iterable[float]) -> float:
+    """The median without the first round, which loads data and warms up."""
+    return statistics.median(list(seconds)[1:])
+
+
+def _bare_round(pool: Executor, folder: Path, number: int, people: int) -> float:
+    started = time.perf_counter()
+    list(pool.map(_train_bare, [str(folder)] * people, range(people), [number] * people))
+    return time.perf_counter() - started
+
+
+def _train_bare(folder: str, partition: int, number: int) -> None:
+    """The local steps of one client and round, on a model that is already there."""
+    config, windows, data, model = _bare_client(folder, partition)
+    torch.set_num_threads(config.train.threads)
+    epochs = config.federation.local_epochs
+    for _ in train_epochs(
+        model,
+        build_optimizer(model, config.train),
+        data,
+        config.train,
+        batch_size=config.train.batch_size,
+        epochs=range(number * epochs, (number + 1) * epochs),
+        total_epochs=config.federation.rounds * epochs,
+        seed=config.seed,
+        person=windows.people[0],
+    ):
+        pass
+
+
+@cache
+def _bare_client(folder: str, partition: int) -> tuple[Config, Windows, TrainingData, Model]:
+    config = load_config(Path(folder) / "config.yaml")
+    train, _ = load(config.data)
+    windows = by_person(train)[partition]
+    device = pick_device(config.train.device)
+    model = build_model(config, train.meta, train.x.shape[2], ChannelStatistics.of(train)).to(device)
+    return config, windows, prepare(config, windows).to(device), model
+
+
+def _peak_memory(action: Callable[[], None]) -> int:
+    """Run an action and return the largest sum of memory (bytes) that this process and its children held."""
+    stop, peak = threading.Event(), 0
+
+    def sample() -> None:
+        nonlocal peak
+        while not stop.wait(0.2):
+            family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+            peak = max(peak, sum(map(_memory, family)))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        action()
+    finally:
+        stop.set()
+        sampler.join()
+    return peak
+
+
+def _memory(process: psutil.Process) -> int:
+    """Memory that is the process's own, or its share of what is shared, where the system tells."""
+    try:
+        told = process.memory_full_info()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+    return int(getattr(told, "pss", told.uss))
+
+
+def _bytes(folder: Path, client_rounds: int) -> list[Row]:
+    exchange = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))
+    return [
+        (f"bytes {side}, a client and round", f"{exchange[f'bytes_{side}'] / client_rounds / 1e3:.0f} kB", "")
+        for side in ("up", "down")
+    ]

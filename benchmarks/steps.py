@@ -1,0 +1,83 @@
+"""One training step, beside the bare encoder on the same views."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from shared.config import Config
+from shared.data import load
+from shared.data.partition import by_person
+from shared.data.statistics import ChannelStatistics
+from shared.model import build_model, prepare
+from shared.seeding import make_generator
+from shared.train import build_optimizer, pick_device
+
+Row = tuple[str, str, str]
+"""What was measured, the figure, and what is aimed at."""
+
+_REPETITIONS = 15
+
+
+def measure_steps(config: Config) -> list[Row]:
+    """Time a client's training step and its parts, with the client's number of threads."""
+    torch.set_num_threads(config.train.threads)
+    device = pick_device(config.train.device)
+    train, _ = load(config.data)
+    person = by_person(train)[0]
+    model = build_model(config, train.meta, train.x.shape[2], ChannelStatistics.of(train)).to(device)
+    optimizer = build_optimizer(model, config.train)
+    size = min(config.train.batch_size, len(person))
+    data = prepare(config, person[:size]).to(device)
+    generator = make_generator(0, device=device)
+    windows = torch.cat([task.views(data.x, generator).windows for task in model.tasks.values()])
+    target = torch.randn(len(windows), model.encoder.dim, generator=generator, device=device)
+
+    def step(precision: torch.dtype) -> None:
+        loss = model.weighting(model.losses(data.x, data.features, generator, precision))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    def bare(precision: torch.dtype) -> None:
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            embeddings = model.encoder(windows)
+        model.encoder.zero_grad(set_to_none=True)
+        embeddings.backward(target)
+
+    def augment() -> None:
+        for task in model.tasks.values():
+            task.views(data.x, generator)
+
+    whole, encoder, views, half, half_encoder = _medians(
+        lambda: step(torch.float32),
+        lambda: bare(torch.float32),
+        augment,
+        lambda: step(torch.bfloat16),
+        lambda: bare(torch.bfloat16),
+        synchronise=torch.cuda.synchronize if device.type == "cuda" else None,
+    )
+    where = f"{device.type}, {config.train.threads} thread" + "s" * (config.train.threads > 1)
+    return [
+        (f"training step, {size} windows, {len(windows)} views ({where})", f"{1e3 * whole:.1f} ms", ""),
+        ("windows a second, all tasks", f"{size / whole:.0f}", ""),
+        ("bare encoder forward + backward on the same views / training step", f"{encoder / whole:.2f}", "≥ 0.80"),
+        ("share of the step spent on making views", f"{100 * views / whole:.1f} %", "≤ 10 %"),
+        ("float32 / bfloat16, training step", f"{whole / half:.2f}", ""),
+        ("float32 / bfloat16, bare encoder", f"{encoder / half_encoder:.2f}", ""),
+    ]
+
+
+def _medians(*actions: Callable[[], None], synchronise: Callable[[], None] | None) -> list[float]:
+    """Return the median seconds of each action; they take turns, so that drift of the machine meets them all."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for repetition in range(_REPETITIONS + 2):
+        for action, times in zip(actions, seconds, strict=True):
+            started = time.perf_counter()
+            action()
+            if synchronise:
+                synchronise()
+            if repetition >= 2:  # the first two warm caches and kernels up
+                times.append(time.perf_counter() - started)
+    return [statistics.median(times) for times in seconds]

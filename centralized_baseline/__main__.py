@@ -1,0 +1,121 @@
+"""Train on pooled people: ``python -m centralized_baseline --config configs/uci_har.yaml``."""
+
+import argparse
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from shared.checkpoint import (
+    EncoderCard,
+    Snapshot,
+    load_snapshot,
+    pack_optimizer,
+    save_encoder,
+    save_snapshot,
+    unpack_optimizer,
+)
+from shared.config import Config, load_config
+from shared.data import load
+from shared.data.statistics import ChannelStatistics
+from shared.errors import run_command
+from shared.model import Model, build_model, prepare
+from shared.runs import open_run, runs_root
+from shared.tracking import RunProgress, Tracker
+from shared.train import build_optimizer, pick_device, train_epochs
+
+_EVERYBODY = 0
+"""Stands for the person in the seeds of pooled data."""
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, train the baseline and tell what it did."""
+    options = _parse(arguments)
+    config = load_config(options.config, options.overrides)
+    folder = runs_root() / (options.name or f"{config.name}-centralized")
+    train_centralized(config, folder, resume=options.resume, force=options.force)
+
+
+def train_centralized(config: Config, folder: Path, *, resume: bool = False, force: bool = False) -> None:
+    """Train the configuration's model on the windows of all training people, with a checkpoint each epoch.
+
+    Args:
+        config: The configuration; ``centralized`` holds the epochs and the batch size.
+        folder: The run folder to make, or to continue.
+        resume: Continue the run in the folder after its last complete epoch.
+        force: Replace a run that is in the folder.
+
+    Raises:
+        UserError: Bad data, or a folder that cannot be used.
+    """
+    train, _ = load(config.data)
+    open_run(folder, config, resume=resume, force=force)
+    torch.set_num_threads(config.centralized.threads)
+    device = pick_device(config.train.device)
+    statistics = ChannelStatistics.of(train)
+    model = build_model(config, train.meta, train.x.shape[2], statistics).to(device)
+    optimizer = build_optimizer(model, config.train)
+    done = _restore(folder, model, optimizer)
+    started = time.perf_counter()
+    epochs = config.centralized.epochs
+    with (
+        Tracker(folder, after=done) as tracker,
+        RunProgress(folder.name, epochs, Console(stderr=True)) as progress,
+    ):
+        for log in train_epochs(
+            model,
+            optimizer,
+            prepare(config, train).to(device),
+            config.train,
+            batch_size=config.centralized.batch_size,
+            epochs=range(done, epochs),
+            total_epochs=epochs,
+            seed=config.seed,
+            person=_EVERYBODY,
+        ):
+            tracker.log("epoch", log.epoch, log.row())
+            save_snapshot(folder / "checkpoint", _snapshot(log.epoch, model, optimizer))
+            progress.show(log.row() | {"kind": "epoch", "round": log.epoch})
+    save_encoder(folder, model.encoder, EncoderCard.describe(model.encoder, train.meta, statistics, config.digest))
+    table = Table(title=f"{folder.name}: {epochs} epochs", show_header=False)
+    table.add_row("people, windows", f"{len(train.people)}, {len(train)}")
+    table.add_row("time", f"{time.perf_counter() - started:.0f} s")
+    table.add_row("encoder", str(folder / "encoder.safetensors"))
+    Console().print(table)
+
+
+def _snapshot(epoch: int, model: Model, optimizer: torch.optim.Optimizer) -> Snapshot:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    return Snapshot(epoch, tensors | pack_optimizer(optimizer), {})
+
+
+def _restore(folder: Path, model: Model, optimizer: torch.optim.Optimizer) -> int:
+    """Load the last complete epoch, if there is one, and return its number."""
+    snapshot = load_snapshot(folder / "checkpoint")
+    if snapshot is None:
+        return 0
+    model.load_state_dict({name: snapshot.tensors[f"model.{name}"] for name in model.state_dict()})
+    unpack_optimizer(optimizer, snapshot.tensors)
+    return snapshot.step
+
+
+def _parse(arguments: Iterable[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m centralized_baseline",
+        description="Train the same model on the pooled windows of all training people, for comparison.",
+        epilog="example: python -m centralized_baseline --config configs/demo.yaml centralized.epochs=3 --name try",
+    )
+    parser.add_argument("--config", required=True, type=Path, help="YAML file; configs/default.yaml explains all keys")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as seed=1 or train.device=cpu")
+    parser.add_argument("--name", help="folder below runs/ (default: the configuration's name and -centralized)")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--resume", action="store_true", help="continue an interrupted run after its last complete epoch")
+    kept.add_argument("--force", action="store_true", help="replace an existing run of this name")
+    return parser.parse_intermixed_args(list(arguments))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,157 @@
+"""Judge encoders by what a linear probe gets out of them: ``python -m centralized_baseline.probe``.
+
+Each encoder's report is stored as ``probe.json`` and all of them are shown in one table.
+"""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from shared.checkpoint import load_encoder
+from shared.config import Config, load_config
+from shared.data import DataSettings, load
+from shared.data.windows import Windows
+from shared.errors import UserError, nearest, run_command
+from shared.evaluate import (
+    BASELINES,
+    REGIMES,
+    ProbeReport,
+    Representation,
+    encoded,
+    estimate_norm_statistics,
+    print_table,
+    probe,
+)
+from shared.files import write_atomic
+from shared.runs import runs_root
+
+REPORT = "probe.json"
+
+Split = tuple[Windows, Windows]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An encoder to probe: what it was called, its run folder (None for a baseline) and its configuration."""
+
+    name: str
+    run: Path | None
+    config: Config
+
+
+def main(arguments: list[str]) -> None:
+    """Probe the encoders that the command line names, store their reports and print them as a table.
+
+    Raises:
+        UserError: An encoder that is not there or does not fit its data, or a bad configuration or regime.
+    """
+    overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w.]*=", argument)]
+    options = _parser().parse_args([argument for argument in arguments if argument not in overrides])
+    if options.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, found {options.seeds}")
+    candidates = [_find(name, options.config, overrides) for name in dict.fromkeys(options.encoder)]
+    splits = {data: load(data) for data in {candidate.config.data for candidate in candidates}}
+    prepared = [(candidate, _represent(candidate, splits[candidate.config.data])) for candidate in candidates]
+    paths = {candidate.name: _report_path(candidate, options.out) for candidate in candidates}
+    if len(set(paths.values())) < len(paths):
+        raise UserError(f"reports of different encoders would overwrite each other: {', '.join(paths)}")
+    console, reports = Console(), dict[str, ProbeReport]()
+    for candidate, representation in prepared:
+        report = _probe(candidate, representation, splits, range(options.seeds), options.regimes, console)
+        write_atomic(paths[candidate.name], report.to_json())
+        console.print(f"{candidate.name}: wrote {paths[candidate.name]}", highlight=False, markup=False, soft_wrap=True)
+        reports[candidate.name] = report
+    print_table(reports, console)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m centralized_baseline.probe",
+        usage="%(prog)s --encoder X [X ...] [--config FILE] [key=value ...] [--seeds N] [--regimes R [R ...]] "
+        "[--out FOLDER]",
+        description="Fit linear probes on frozen embeddings with few and many labels, and score them on people "
+        "who were never trained on. key=value lays over the configuration, as in data.path=uci-har.zip.",
+    )
+    parser.add_argument(
+        "--encoder",
+        nargs="+",
+        required=True,
+        metavar="X",
+        help=f"run folders, or baselines without training: {', '.join(BASELINES)}",
+    )
+    parser.add_argument("--config", type=Path, help="configuration of the baselines; a run folder has one of its own")
+    parser.add_argument("--seeds", type=int, default=5, help="draws of labels (default: %(default)s)")
+    parser.add_argument(
+        "--regimes",
+        nargs="+",
+        default=REGIMES,
+        metavar="R",
+        help=f"labels per person and class, a percentage of the windows, or all (default: {' '.join(REGIMES)})",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help=f"write FOLDER/NAME/{REPORT} (default: into the run folder; for a baseline, among the runs)",
+    )
+    return parser
+
+
+def _find(name: str, config: Path | None, overrides: Sequence[str]) -> Candidate:
+    """Return what ``--encoder name`` stands for."""
+    if name in BASELINES:
+        if config is None:
+            raise UserError(f"encoder {name!r} needs --config FILE, which names its data")
+        return Candidate(name, None, load_config(config, overrides))
+    run = Path(name).expanduser()
+    if not run.is_dir():
+        raise UserError(
+            f"unknown encoder {name!r}{nearest(name, BASELINES)}; expected a run folder or one of: "
+            f"{', '.join(BASELINES)}"
+        )
+    return Candidate(name, run.resolve(), load_config(run / "config.yaml", overrides))
+
+
+def _report_path(candidate: Candidate, out: Path | None) -> Path:
+    """Return where the report belongs: in the run's folder, for a baseline in one called CONFIG-BASELINE."""
+    folder = candidate.run or runs_root() / f"{candidate.config.name}-{candidate.name}"
+    return (out / folder.name if out else folder) / REPORT
+
+
+def _represent(candidate: Candidate, split: Split) -> Representation:
+    """Return the candidate's embeddings-to-be of the windows, after checking that it fits them."""
+    train, test = split
+    if candidate.run is None:
+        return BASELINES[candidate.name](candidate.config.encoder, train, test)
+    encoder, card = load_encoder(candidate.run)
+    card.check_fits(train)
+    card.check_fits(test)
+    if card.norm_statistics == "missing":
+        estimate_norm_statistics(encoder, train.x)
+    return encoded(encoder, train, test)
+
+
+def _probe(
+    candidate: Candidate,
+    representation: Representation,
+    splits: Mapping[DataSettings, Split],
+    seeds: Sequence[int],
+    regimes: Sequence[str],
+    console: Console,
+) -> ProbeReport:
+    """Probe one encoder behind a progress bar."""
+    train, test = splits[candidate.config.data]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(f"probing {escape(candidate.name)}", total=len(seeds) * len(regimes))
+        return probe(representation, train, test, seeds=seeds, regimes=regimes, advance=lambda: progress.advance(bar))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""A person's device: trains on its own windows, sends encoder weights only."""

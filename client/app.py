@@ -1,0 +1,137 @@
+"""The Flower ClientApp: one person, two kinds of message.
+
+``query.introduce``: who I am, what I measure, and the sums of my channels. ``train``: load the shared encoder, train it
+with my own heads for some epochs, keep the heads, send the encoder back.
+"""
+
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+from client.state import PrivateState
+from shared.config import Config
+from shared.data import DataSettings, load
+from shared.data.partition import by_person
+from shared.data.statistics import ChannelStatistics
+from shared.data.windows import Windows
+from shared.errors import UserError
+from shared.exchange import incoming, outgoing
+from shared.model import TrainingData, build_model, prepare
+from shared.runs import from_run_config
+from shared.train import build_optimizer, pick_device, train_epochs
+
+app = ClientApp()
+
+_LOADING = threading.Lock()
+"""Clients that share a process load a data set once, not side by side."""
+
+_CACHED_PEOPLE = 64
+"""Prepared people kept in a process that plays several clients in turn."""
+
+
+@app.query("introduce")
+def introduce(message: Message, context: Context) -> Message:
+    """Reply with person, windows, sensors, and the count, sum and sum of squares of each channel."""
+    config, _ = from_run_config(context.run_config, context.run_id)
+    windows = _windows_of(config.data, _partition(context))
+    statistics = ChannelStatistics.of(windows)
+    metrics = MetricRecord(
+        {
+            "partition-id": _partition(context),
+            "person": windows.people[0],
+            "num-examples": len(windows),
+        }
+        | statistics.to_dict()
+    )
+    sensors = ConfigRecord(
+        {
+            "data": windows.meta.name,
+            "channels": list(windows.meta.channels),
+            "units": list(windows.meta.units),
+            "rate": windows.meta.rate,
+            "samples": windows.x.shape[2],
+        }
+    )
+    return Message(RecordDict({"metrics": metrics, "sensors": sensors}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the received encoder on this person's windows; reply with encoder arrays, counts and losses."""
+    config, run_folder = from_run_config(context.run_config, context.run_id)
+    told = message.content.config_records["config"]
+    server_round = cast(int, told["server-round"])
+    windows, data = _prepared(config, _partition(context))
+    person = windows.people[0]
+    torch.set_num_threads(config.train.threads)
+    device = pick_device(config.train.device)
+    model = build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.from_dict(told)).to(device)
+    optimizer = build_optimizer(model, config.train)
+    policy = config.federation.norm_statistics
+    state_root = Path(str(context.node_config.get("state-dir", run_folder / "clients")))
+    state = PrivateState(state_root / f"person_{person:02d}", config.digest, policy)
+    state.restore(model, optimizer, before=server_round)
+    incoming(model.encoder, arrays_of(message.content.array_records["arrays"]), policy)
+
+    epochs = config.federation.local_epochs
+    logs = list(
+        train_epochs(
+            model,
+            optimizer,
+            data.to(device),
+            config.train,
+            batch_size=config.train.batch_size,
+            epochs=range((server_round - 1) * epochs, server_round * epochs),
+            total_epochs=config.federation.rounds * epochs,
+            seed=config.seed,
+            person=person,
+        )
+    )
+    state.save(model, optimizer, server_round, [log.row() for log in logs])
+    last = logs[-1]
+    metrics: dict[str, int | float | list[int] | list[float]] = {
+        "partition-id": _partition(context),
+        "num-examples": len(windows),
+        "loss": last.loss,
+        "seconds": sum(log.seconds for log in logs),
+    }
+    metrics |= {f"loss.{name}": value for name, value in last.losses.items()}
+    arrays = ArrayRecord({name: Array(value) for name, value in outgoing(model.encoder, policy).items()})
+    return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)}), reply_to=message)
+
+
+def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Return the record's arrays by name."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def _partition(context: Context) -> int:
+    return int(cast(int, context.node_config["partition-id"]))
+
+
+def _windows_of(settings: DataSettings, partition: int) -> Windows:
+    with _LOADING:
+        people = _people(settings)
+    if partition >= len(people):
+        raise UserError(
+            f"partition-id {partition} has no person: data set {settings.name!r} has {len(people)} training people"
+        )
+    return people[partition]
+
+
+@lru_cache(maxsize=1)
+def _people(settings: DataSettings) -> list[Windows]:
+    train_part, _ = load(settings)
+    return by_person(train_part)
+
+
+@lru_cache(maxsize=_CACHED_PEOPLE)
+def _prepared(config: Config, partition: int) -> tuple[Windows, TrainingData]:
+    windows = _windows_of(config.data, partition)
+    return windows, prepare(config, windows)

@@ -1,0 +1,64 @@
+"""A client's private half on its own disk: heads, task weights and optimizer, round by round."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.checkpoint import Snapshot, load_snapshot, pack_optimizer, save_snapshot, unpack_optimizer
+from shared.errors import UserError
+from shared.exchange import NormStatistics, private_state
+from shared.files import write_atomic
+from shared.model import Model
+from shared.tracking import METRICS, read_metrics
+
+
+class PrivateState:
+    """The private state of one person in one run.
+
+    The states of the last two rounds are kept: when the server resumes from the round before, the client goes
+    back with it.
+
+    Args:
+        folder: On the client's own disk; made on the first save.
+        config_digest: State of a run with another configuration is refused.
+        policy: Where BatchNorm statistics live.
+    """
+
+    def __init__(self, folder: Path, config_digest: str, policy: NormStatistics) -> None:
+        self._folder = folder
+        self._digest = config_digest
+        self._policy: NormStatistics = policy
+
+    def restore(self, model: Model, optimizer: torch.optim.Optimizer, before: int) -> None:
+        """Load the newest state from before a round; the first time, the model stays as it was initialised.
+
+        Raises:
+            UserError: The state belongs to another configuration.
+        """
+        snapshot = load_snapshot(self._folder, latest=before - 1)
+        if snapshot is None:
+            return
+        if snapshot.meta["config"] != self._digest:
+            raise UserError(f"the state in {self._folder} belongs to a run with another configuration")
+        state = {name: snapshot.tensors[f"model.{name}"] for name in private_state(model, self._policy)}
+        model.load_state_dict(model.state_dict() | state)
+        unpack_optimizer(optimizer, snapshot.tensors)
+
+    def save(
+        self,
+        model: Model,
+        optimizer: torch.optim.Optimizer,
+        server_round: int,
+        logs: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Save the private half after a round, and the round's epochs in ``metrics.jsonl``, weights included."""
+        private = private_state(model, self._policy)
+        tensors = {f"model.{name}": value for name, value in private.items()} | pack_optimizer(optimizer)
+        save_snapshot(self._folder, Snapshot(server_round, tensors, {"config": self._digest}))
+        path = self._folder / METRICS
+        rows = [row for row in read_metrics(path) if row["round"] < server_round]
+        rows += [{"kind": "epoch", "round": server_round} | dict(log) for log in logs]
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,1 @@
+"""The server: averages encoders, and never sees a window."""

@@ -1,0 +1,84 @@
+"""The Flower ServerApp: asks the clients who they are, averages their encoders, and saves the run.
+
+Reads ``config``, ``overrides`` and ``run-dir`` from the run's configuration (see ``pyproject.toml``).
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.introduction import introduce_members
+from server.strategy import PeopleFedAvg, to_numpy
+from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder, save_snapshot
+from shared.config import Config
+from shared.data.statistics import ChannelStatistics
+from shared.errors import UserError
+from shared.exchange import Manifest, incoming, outgoing, shared_names
+from shared.files import write_atomic
+from shared.model import build_initial_encoder
+from shared.runs import from_run_config, open_run
+from shared.tracking import Tracker
+
+LOG = logging.getLogger(__name__)
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation into its run folder; a folder that holds a checkpoint of the same run is continued.
+
+    Raises:
+        UserError: Too few clients, no usable reply in a round, or a folder of another run; the message is also left in
+            the run folder as ``failure.txt``.
+    """
+    config, folder = from_run_config(context.run_config, context.run_id)
+    open_run(folder, config, resume=(folder / "config.yaml").is_file(), force=False)
+    failure = folder / "failure.txt"
+    failure.unlink(missing_ok=True)
+    try:
+        _federate(grid, config, folder)
+    except UserError as error:
+        write_atomic(failure, f"{error}\n")
+        raise
+
+
+def _federate(grid: Grid, config: Config, folder: Path) -> None:
+    torch.set_num_threads(config.train.threads)
+    snapshot = load_snapshot(folder / "checkpoint")
+    done = snapshot.step if snapshot else 0
+    manifest = Manifest(snapshot.meta["exchange"] if snapshot else None)
+    federation = introduce_members(grid, config.federation, manifest)
+    statistics = ChannelStatistics.from_dict(snapshot.meta["statistics"]) if snapshot else federation.statistics
+    policy = config.federation.norm_statistics
+    encoder = build_initial_encoder(config, len(federation.meta.channels), federation.samples)
+    encoder.standardise(statistics.mean, statistics.std)
+    if snapshot:
+        incoming(encoder, {name: value.numpy() for name, value in snapshot.tensors.items()}, policy)
+
+    def save(server_round: int, arrays: ArrayRecord) -> None:
+        incoming(encoder, to_numpy(arrays), policy)
+        tensors = {name: torch.from_numpy(value) for name, value in outgoing(encoder, policy).items()}
+        meta = {"statistics": statistics.to_dict(), "exchange": manifest.state()}
+        save_snapshot(folder / "checkpoint", Snapshot(done + server_round, tensors, meta))
+        write_atomic(folder / "exchange.json", json.dumps(manifest.report(), indent=2) + "\n")
+
+    with Tracker(folder, after=done) as tracker:
+        strategy = PeopleFedAvg(federation.members, config, done, tracker, manifest)
+        strategy.start(
+            grid=grid,
+            initial_arrays=ArrayRecord({name: Array(value) for name, value in outgoing(encoder, policy).items()}),
+            num_rounds=config.federation.rounds - done,
+            timeout=config.federation.round_timeout,
+            train_config=ConfigRecord(dict(statistics.to_dict())),
+            evaluate_fn=save,
+        )
+    missing = len(shared_names(encoder, policy)) < len(shared_names(encoder, "average"))
+    card = EncoderCard.describe(
+        encoder, federation.meta, statistics, config.digest, "missing" if missing else "included"
+    )
+    save_encoder(folder, encoder, card)

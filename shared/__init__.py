@@ -1,0 +1,1 @@
+"""Everything that federated and centralized training have in common; never imports Flower."""

@@ -1,0 +1,205 @@
+"""Saving and loading, atomically and without pickle: snapshots of a run, and encoders to hand out."""
+
+import json
+import logging
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from shared.data.statistics import ChannelStatistics
+from shared.data.windows import Meta, Windows
+from shared.encoders import Encoder, EncoderSettings, build_encoder
+from shared.errors import UserError
+from shared.files import write_atomic
+from shared.settings import Settings
+
+LOG = logging.getLogger(__name__)
+
+KEPT = 2
+"""Snapshots kept: the newest, and the one to fall back on."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """State after a step (a round or an epoch): tensors by name, and whatever JSON can hold beside them."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def save_snapshot(folder: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot as one safetensors file, and remove all but the newest ``KEPT`` up to its step.
+
+    Snapshots of later steps belong to a past that has been given up; they are removed too.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    content = save_tensors(
+        {name: value.detach().cpu().contiguous() for name, value in snapshot.tensors.items()},
+        {"meta": json.dumps(snapshot.meta)},
+    )
+    write_atomic(_snapshot_path(folder, snapshot.step), content)
+    steps = _steps(folder)
+    kept = [step for step in steps if step <= snapshot.step][-KEPT:]
+    for step in set(steps) - set(kept):
+        _snapshot_path(folder, step).unlink(missing_ok=True)
+
+
+def load_snapshot(folder: Path, latest: int | None = None) -> Snapshot | None:
+    """Return the newest readable snapshot, not beyond step ``latest``; None where there is none.
+
+    A damaged file is named in the log, and the one before it is used.
+    """
+    for step in reversed(_steps(folder)):
+        if latest is not None and step > latest:
+            continue
+        path = _snapshot_path(folder, step)
+        try:
+            content = path.read_bytes()
+            return Snapshot(step, load_tensors(content), json.loads(_metadata(content)["meta"]))
+        except (OSError, safetensors.SafetensorError, ValueError, KeyError, struct.error) as error:
+            LOG.warning("snapshot %s is damaged (%s); using the one before it", path, error)
+    return None
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as tensors named ``optimizer.<parameter number>.<slot>``."""
+    return {
+        f"optimizer.{index}.{slot}": value
+        for index, slots in optimizer.state_dict()["state"].items()
+        for slot, value in slots.items()
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load what ``pack_optimizer`` returned, keeping the optimizer's own hyperparameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, slot = name.split(".", 2)
+            state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class EncoderCard(Settings):
+    """What a saved encoder expects and where it came from; stored as ``encoder.json``.
+
+    Args:
+        architecture: The settings that it was built from.
+        data: Name of the data set that it was trained on.
+        channels: C names, in input order.
+        units: C units.
+        rate: Samples per second (Hz).
+        samples: T.
+        mean: C training means, in the channels' units.
+        std: C training standard deviations.
+        norm_statistics: "included", or "missing": estimate them on your own windows first.
+        config_digest: SHA-256 of the run's configuration.
+    """
+
+    architecture: EncoderSettings
+    data: str
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    rate: float
+    samples: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    norm_statistics: Literal["included", "missing"]
+    config_digest: str
+
+    @classmethod
+    def describe(
+        cls,
+        encoder: Encoder,
+        meta: Meta,
+        statistics: ChannelStatistics,
+        config_digest: str,
+        norm_statistics: Literal["included", "missing"] = "included",
+    ) -> "EncoderCard":
+        """Describe an encoder that was trained on windows of ``meta``."""
+        return cls(
+            architecture=encoder.settings,
+            data=meta.name,
+            channels=meta.channels,
+            units=meta.units,
+            rate=meta.rate,
+            samples=encoder.samples,
+            mean=tuple(statistics.mean.tolist()),
+            std=tuple(statistics.std.tolist()),
+            norm_statistics=norm_statistics,
+            config_digest=config_digest,
+        )
+
+    def check_fits(self, windows: Windows) -> None:
+        """Refuse windows of other channels, units, rate or length than the encoder was trained on.
+
+        Raises:
+            UserError: Names what differs, with both values.
+        """
+        found = {
+            "channels": windows.meta.channels,
+            "units": windows.meta.units,
+            "rate": windows.meta.rate,
+            "samples": windows.x.shape[2],
+        }
+        for field, value in found.items():
+            if (expected := getattr(self, field)) != value:
+                raise UserError(
+                    f"the encoder does not fit the data set {windows.meta.name!r}: it was trained on {self.data!r} "
+                    "with "
+                    f"{field} {expected}, found {value}"
+                )
+
+
+def save_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
+    """Write ``encoder.safetensors`` and ``encoder.json``."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    write_atomic(folder / "encoder.safetensors", save_tensors(tensors))
+    write_atomic(folder / "encoder.json", card.model_dump_json(indent=2) + "\n")
+
+
+def load_encoder(folder: Path) -> tuple[Encoder, EncoderCard]:
+    """Load an encoder, ready for raw windows (N, C, T) in the units and at the rate that its card names.
+
+    Raises:
+        UserError: A missing or damaged file, or weights that do not fit the architecture.
+    """
+    card_path, weights_path = folder / "encoder.json", folder / "encoder.safetensors"
+    for path in (card_path, weights_path):
+        if not path.is_file():
+            raise UserError(f"{folder} holds no encoder: expected {path.name}, which a finished run writes")
+    try:
+        card = EncoderCard.model_validate_json(card_path.read_bytes())
+        encoder = build_encoder(card.architecture, len(card.channels), card.samples)
+        encoder.load_state_dict(load_tensors(weights_path.read_bytes()))
+    except (ValidationError, safetensors.SafetensorError, RuntimeError) as error:
+        raise UserError(f"the encoder in {folder} is damaged: {error}") from None
+    encoder.standardise(card.mean, card.std)
+    return encoder.eval(), card
+
+
+def _snapshot_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}.safetensors"
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.safetensors"))
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Read the metadata of safetensors bytes: eight bytes of header length, then the header in JSON."""
+    (length,) = struct.unpack_from("<Q", content)
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
+    return metadata

@@ -1,0 +1,191 @@
+"""The whole configuration: typed, closed to unknown keys, and laid out in ``configs/default.yaml``.
+
+``load_config`` lays a YAML file over the defaults and ``key=value`` overrides over both. What a run used is saved
+complete in its folder, so that it can be run again from there.
+"""
+
+import hashlib
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
+
+from shared.data import DATASETS, DataSettings
+from shared.encoders import ENCODERS, EncoderSettings
+from shared.errors import UserError, choose, nearest
+from shared.settings import Settings
+from shared.tasks import TASKS, TaskSettings
+from shared.weighting import WEIGHTINGS, WeightingSettings
+
+DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "default.yaml"
+
+
+class TrainSettings(Settings):
+    """The local training loop, the same for a client and for the centralized baseline."""
+
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    schedule: Literal["cosine", "constant"]
+    warmup: float = Field(ge=0, lt=1)
+    precision: Literal["float32", "bfloat16"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: PositiveInt
+
+
+class FederationSettings(Settings):
+    """Rounds of federated averaging and what they wait for."""
+
+    rounds: PositiveInt
+    local_epochs: PositiveInt
+    fraction: float = Field(gt=0, le=1)
+    norm_statistics: Literal["average", "local"]
+    min_clients: PositiveInt
+    join_timeout: PositiveFloat
+    round_timeout: PositiveFloat
+
+
+class CentralizedSettings(Settings):
+    """The centralized baseline."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    threads: PositiveInt
+
+
+class Config(Settings):
+    """Everything a run needs to know; equal configurations give equal encoders."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(ge=0)
+    data: DataSettings
+    encoder: EncoderSettings
+    tasks: dict[str, TaskSettings]
+    weighting: WeightingSettings
+    train: TrainSettings
+    federation: FederationSettings
+    centralized: CentralizedSettings
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _typed_by_registry(cls, blocks: Any) -> Any:
+        return {name: TASKS[name].Settings.model_validate(block) for name, block in dict(blocks).items()}
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as YAML and JSON hold them."""
+        return self.model_dump(mode="json", serialize_as_any=True)
+
+    def to_yaml(self) -> str:
+        """Return the complete configuration as YAML that ``load_config`` reads back to an equal one."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all values except the run's name."""
+        values = self.to_dict() | {"name": None}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def enabled_tasks(self) -> dict[str, TaskSettings]:
+        """The tasks that are switched on, in the order of the registry."""
+        return {name: self.tasks[name] for name in TASKS if name in self.tasks and self.tasks[name].enabled}
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Lay ``path`` over the defaults, then the overrides, and check every key and value.
+
+    Args:
+        path: A YAML file that names only what differs from ``configs/default.yaml``.
+        overrides: ``key=value`` with dots between levels, values in YAML: ``tasks.contrastive.enabled=false``.
+
+    Raises:
+        UserError: A file that cannot be read, an unknown key (the nearest one is named), a name that is not in
+            its registry (all are listed), or a value of the wrong type or range.
+    """
+    values = _read(DEFAULTS)
+    layers = [(_read(Path(path)), str(path))] + [(_parse_override(text), text) for text in overrides]
+    for layer, origin in layers:
+        _lay_over(values, layer, origin)
+    _check_names(values)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(problem) for problem in error.errors())) from None
+    if not config.enabled_tasks:
+        raise UserError(f"no task is enabled: set tasks.NAME.enabled=true for one of {', '.join(TASKS)}")
+    if (data_path := config.data.path) is not None:
+        data = config.data.model_copy(update={"path": data_path.expanduser().resolve()})
+        config = config.model_copy(update={"data": data})
+    return config
+
+
+def differences(first: Config, second: Config) -> list[str]:
+    """Return ``key: old -> new`` for each value that differs between two configurations."""
+    old, new = _flatten(first.to_dict()), _flatten(second.to_dict())
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in old | new if old.get(key) != new.get(key)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold keys and values, found {type(values).__name__}")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {text!r} is not of the form key=value, such as seed=1")
+    try:
+        layer: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of override {text!r} is not valid YAML: {error}") from None
+    for part in reversed(key.split(".")):
+        layer = {part: layer}
+    return typing.cast(dict[str, Any], layer)
+
+
+def _lay_over(values: dict[str, Any], layer: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    """Write ``layer`` into ``values``, refusing keys that the defaults do not have."""
+    for key, value in layer.items():
+        name = f"{prefix}{key}"
+        if key not in values:
+            kind = "task" if prefix == "tasks." else "key"
+            close = nearest(str(key), values)
+            raise UserError(f"unknown {kind} {name!r} in {origin}{close}; expected one of: {', '.join(values)}")
+        if isinstance(values[key], dict):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{name!r} in {origin} is a block of keys, found {value!r}")
+            _lay_over(values[key], value, origin, f"{name}.")
+        else:
+            values[key] = value
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    choose("data set", DATASETS, values["data"]["name"])
+    choose("encoder", ENCODERS, values["encoder"]["name"])
+    choose("weighting", WEIGHTINGS, values["weighting"]["name"])
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    return f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,107 @@
+"""Command line of the data sets: show what is in one, or download one.
+
+``python -m shared.data info NAME [--path P]`` loads a data set, which checks all of it, and prints a summary.
+``python -m shared.data download uci_har`` fetches UCI HAR into the cache folder.
+"""
+
+import argparse
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from shared.data import DATASETS, DataSettings, load
+from shared.data.download import INNER_SHA256, OUTER_SHA256, URL, download_uci_har
+from shared.data.statistics import ChannelStatistics
+from shared.data.uci_har import download_target
+from shared.data.windows import Windows
+from shared.errors import run_command
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of the two commands.
+
+    Raises:
+        UserError: Bad data, or a download that failed.
+    """
+    options = _parser().parse_args(arguments)
+    console = Console()
+    if options.command == "info":
+        info(DataSettings(name=options.name, path=options.path, holdout=tuple(options.holdout)), console)
+    else:
+        download_uci_har(download_target(), options.url, options.outer_sha256, options.inner_sha256)
+        console.print(f"UCI HAR is at {download_target()}, both checksums are right", soft_wrap=True)
+
+
+def info(settings: DataSettings, console: Console) -> None:
+    """Load a data set and print who did what, how it was recorded and what was checked."""
+    train, test = load(settings)
+    meta, samples = train.meta, train.x.shape[2]
+    shipped = f", {len(meta.feature_names)} features shipped" if meta.feature_names else ""
+    console.print(f"[bold]{meta.name}[/]: {len(train)} training and {len(test)} test windows")
+    console.print(
+        f"{len(meta.channels)} channels of {samples} samples at {meta.rate:g} Hz ({samples / meta.rate:g} s){shipped}"
+    )
+    console.print(_people_table(train, test))
+    console.print(_channel_table(train, test))
+    console.print(
+        "checked: nobody is in both parts; all labels are among the classes; all values are finite; all windows "
+        "have the same channels and length"
+    )
+
+
+def _people_table(train: Windows, test: Windows) -> Table:
+    """Count the windows of each person (rows) and class (columns)."""
+    table = Table("part", "person", title="windows", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in train.meta.classes:
+        table.add_column(name.replace("_", " "), justify="right")  # long names wrap at spaces
+    table.add_column("all", justify="right")
+    for part, windows in (("train", train), ("test", test)):
+        for person in windows.people:
+            labels = windows.of([person]).y
+            counts = [int((labels == k).sum()) for k in range(len(train.meta.classes))]
+            table.add_row(part, str(person), *map(str, counts), str(len(labels)))
+        table.add_section()
+    return table
+
+
+def _channel_table(train: Windows, test: Windows) -> Table:
+    """Show the mean and standard deviation of each channel, in its unit, for both parts."""
+    table = Table("channel", "unit", title="channels", box=SIMPLE)
+    for part in ("train", "test"):
+        table.add_column(f"{part} mean", justify="right")
+        table.add_column(f"{part} std", justify="right")
+    parts = [ChannelStatistics.of(windows) if len(windows) else None for windows in (train, test)]
+    for channel, (name, unit) in enumerate(zip(train.meta.channels, train.meta.units, strict=True)):
+        cells: list[str] = []
+        for sums in parts:
+            cells += ["-", "-"] if sums is None else [f"{sums.mean[channel]:+.4f}", f"{sums.std[channel]:.4f}"]
+        table.add_row(name, unit, *cells)
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m shared.data", description="Show or download data sets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("info", help="load a data set, check all of it and print a summary")
+    show.add_argument("name", help=f"one of: {', '.join(DATASETS)}")
+    show.add_argument("--path", type=Path, help="folder or zip of the data set (default: its usual place)")
+    show.add_argument(
+        "--holdout",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="PERSON",
+        help="training people to test on in place of the data set's own test people",
+    )
+    fetch = commands.add_parser("download", help="fetch a data set into the cache folder (FEDHAR_CACHE)")
+    fetch.add_argument("name", choices=["uci_har"], help="61 MB; not for commercial use, cite its paper")
+    fetch.add_argument("--url", default=URL, help="a mirror of the official zip (default: %(default)s)")
+    fetch.add_argument("--outer-sha256", default=OUTER_SHA256, help="checksum of that zip")
+    fetch.add_argument("--inner-sha256", default=INNER_SHA256, help="checksum of the zip within it")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

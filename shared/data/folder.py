@@ -1,0 +1,297 @@
+"""A user's own windows: a folder with a description and one file per person.
+
+``dataset.json`` says what the numbers mean::
+
+    {
+      "name": "my-study",
+      "rate": 50.0,                                     samples per second (Hz), above 0
+      "channels": ["total_acc_x", "total_acc_y", ...],  C names; see ``shared.data.windows.Meta``
+      "units": ["g", "g", ...],                         one per channel; "g" and "rad/s" for known sensors
+      "classes": ["sitting", "walking", ...],           activity names; label k is the k-th of them
+      "test_people": [3, 7],                            these test, all others train; may be empty
+      "feature_names": []                               optional: names of F features of each window
+    }
+
+``person_<id>.npz`` holds the windows of the person with that number, as written by ``numpy.savez``:
+
+    ====================  =======================  ==================================================
+    ``x``                 float (N, C, T)          windows in the units of the description
+    ``y``                 int or text (N,)         labels: 0..K-1, or names among the classes
+    ``features``          float (N, F)             only where there are feature names
+    ====================  =======================  ==================================================
+
+C and T are the same for everybody. Nothing is unpickled, so a file from elsewhere runs no code.
+"""
+
+import json
+import re
+import secrets
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, PositiveFloat, ValidationError
+
+from shared.data.archive import DAMAGE
+from shared.data.windows import Meta, Windows
+from shared.errors import UserError, nearest
+from shared.files import open_atomic, write_atomic
+from shared.settings import Settings
+
+DESCRIPTION = "dataset.json"
+SENSOR_UNITS = {"total_acc": "g", "body_acc": "g", "gyro": "rad/s"}
+_PERSON = re.compile(r"person_(\d+)\.npz")
+
+
+class Description(BaseModel):
+    """The content of ``dataset.json``; the module's docstring explains the fields."""
+
+    model_config = Settings.model_config
+
+    name: str = Field(min_length=1)
+    rate: PositiveFloat
+    channels: tuple[str, ...] = Field(min_length=1)
+    units: tuple[str, ...]
+    classes: tuple[str, ...] = Field(min_length=1)
+    test_people: tuple[int, ...]
+    feature_names: tuple[str, ...] = ()
+
+
+def load(path: Path | None) -> tuple[Windows, Windows]:
+    """Read a folder of windows, one file per person, into the training and the test people.
+
+    Args:
+        path: The folder; its layout is in the module's docstring.
+
+    Returns:
+        (train, test); one of them is empty where everybody is in the other.
+
+    Raises:
+        UserError: A missing or damaged file, or windows that do not fit the description or one another.
+    """
+    if path is None:
+        raise UserError("data set folder needs a path: set data.path to the folder that holds dataset.json")
+    description = _read_description(path)
+    meta = _meta(description, path / DESCRIPTION)
+    files = _person_files(path)
+    if missing := sorted(set(description.test_people) - set(files)):
+        raise UserError(
+            f"{path / DESCRIPTION}: test_people {missing} have no file person_<id>.npz; found {sorted(files)}"
+        )
+    parts = [_read_person(file, person, meta) for person, file in sorted(files.items())]
+    _check_lengths(parts, files)
+    windows = Windows(
+        x=np.concatenate([part.x for part in parts]),
+        y=np.concatenate([part.y for part in parts]),
+        subject=np.concatenate([part.subject for part in parts]),
+        meta=meta,
+        features=np.concatenate([part.features for part in parts if part.features is not None])
+        if meta.feature_names
+        else None,
+    )
+    test = np.isin(windows.subject, description.test_people)
+    return windows[~test], windows[test]
+
+
+def write_folder(folder: Path, train: Windows, test: Windows) -> None:
+    """Write windows in this layout, so that ``load(folder)`` gives them back, sorted by person.
+
+    The folder appears whole or not at all.
+
+    Args:
+        folder: A folder that does not exist yet, or is empty.
+        train: Windows of the training people; may be empty.
+        test: Windows of the test people, of the same meta; may be empty.
+
+    Raises:
+        UserError: The folder holds something, there are no windows at all, the parts differ in meaning or in
+            shape, somebody is in both, or the folder cannot be written.
+    """
+    _check_parts(train, test)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already and is not overwritten; name a new folder")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        for part in (train, test):
+            for person in part.people:
+                _write_person(temporary / f"person_{person}.npz", part.of([person]))
+        write_atomic(temporary / DESCRIPTION, _describe(train.meta, test.people))
+        temporary.replace(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_parts(train: Windows, test: Windows) -> None:
+    if train.meta != test.meta or train.x.shape[1:] != test.x.shape[1:]:
+        raise UserError(
+            f"training and test windows differ: {train.meta.name} {train.x.shape} and {test.meta.name} {test.x.shape}"
+        )
+    if not len(train) + len(test):
+        raise UserError("there are no windows to write")
+    if both := sorted(set(train.people) & set(test.people)):
+        raise UserError(f"people {both} are in both the training and the test part")
+
+
+def _describe(meta: Meta, test_people: list[int]) -> str:
+    description = Description(
+        name=meta.name,
+        rate=meta.rate,
+        channels=meta.channels,
+        units=meta.units,
+        classes=meta.classes,
+        test_people=tuple(test_people),
+        feature_names=meta.feature_names,
+    )
+    return json.dumps(description.model_dump(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_person(path: Path, windows: Windows) -> None:
+    arrays: dict[str, NDArray[Any]] = {"x": windows.x, "y": windows.y}
+    if windows.features is not None:
+        arrays["features"] = windows.features
+    with open_atomic(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _read_description(folder: Path) -> Description:
+    """Read ``dataset.json``; every field that is wrong is named in the error."""
+    path = folder / DESCRIPTION
+    try:
+        return Description.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: expected the file {DESCRIPTION}, found none") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise UserError(f"{path}: {'; '.join(_complaints(error))}") from error
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    """Say in a line each what is wrong with the description."""
+    complaints = []
+    for detail in error.errors():
+        field = ".".join(str(part) for part in detail["loc"])
+        match detail["type"]:
+            case "extra_forbidden":
+                complaints.append(f"unknown field {field!r}{nearest(field, Description.model_fields)}")
+            case "missing":
+                complaints.append(f"the field {field!r} is missing")
+            case "json_invalid":
+                complaints.append(f"expected JSON, found what is none ({detail['msg']})")
+            case _:
+                complaints.append(f"{field}: {detail['msg']}, found {detail['input']!r}")
+    return complaints
+
+
+def _meta(description: Description, place: Path) -> Meta:
+    """Turn the description into a ``Meta``, once its lists fit together and the units are known ones."""
+    for field in ("channels", "classes", "feature_names"):
+        if twice := [name for name, count in Counter(getattr(description, field)).items() if count > 1]:
+            raise UserError(f"{place}: {field} must be unique, found {', '.join(twice)} more than once")
+    channels, units = description.channels, description.units
+    if len(units) != len(channels) or not all(units):
+        raise UserError(f"{place}: expected a unit for each of {len(channels)} channels, found {list(units)}")
+    meta = Meta(
+        name=description.name,
+        channels=channels,
+        units=units,
+        rate=description.rate,
+        classes=description.classes,
+        feature_names=description.feature_names,
+    )
+    for triad in meta.triads:
+        for channel in triad.channels:
+            if units[channel] != (unit := SENSOR_UNITS[triad.kind]):
+                raise UserError(
+                    f"{place}: channel {channels[channel]!r} must be in {unit}, found {units[channel]!r}; convert "
+                    "the windows, or name the channel otherwise"
+                )
+    return meta
+
+
+def _person_files(folder: Path) -> dict[int, Path]:
+    """Return the file of each person, by the number in its name."""
+    files: dict[int, Path] = {}
+    for path in sorted(folder.glob("*.npz")):
+        match = _PERSON.fullmatch(path.name)
+        if match is None:
+            raise UserError(f"{path}: expected a name like person_12.npz")
+        person = int(match[1])
+        if person in files:
+            raise UserError(f"{folder}: {files[person].name} and {path.name} are both of person {person}")
+        files[person] = path
+    if not files:
+        raise UserError(f"{folder}: expected files named person_<id>.npz, found none")
+    return files
+
+
+def _read_person(path: Path, person: int, meta: Meta) -> Windows:
+    """Read the windows of one person and check them against the description."""
+    arrays = _read_arrays(path)
+    expected = {"x", "y", "features"} if meta.feature_names else {"x", "y"}
+    if set(arrays) != expected:
+        raise UserError(f"{path}: expected the arrays {sorted(expected)}, found {sorted(arrays)}")
+    x = _floats(path, "x", arrays["x"], (None, len(meta.channels), None))
+    features = None
+    if meta.feature_names:
+        features = _floats(path, "features", arrays["features"], (len(x), len(meta.feature_names)))
+    y = _labels(path, arrays["y"], len(x), meta.classes)
+    return Windows(x, y, np.full(len(x), person, np.int64), meta, features)
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read an npz file without unpickling anything."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (*DAMAGE, TypeError) as error:  # TypeError: a single array, which is no archive of them
+        raise UserError(f"{path}: expected an npz file of plain arrays, found what is none ({error})") from error
+
+
+def _floats(path: Path, name: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[np.float32]:
+    """Check an array's kind, its shape (None: any size above 0) and that its values are finite."""
+    fits = array.ndim == len(shape) and all(
+        size == wanted if wanted is not None else size > 0 for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if array.dtype.kind != "f" or not fits:
+        wanted = ", ".join("1 or more" if size is None else str(size) for size in shape)
+        raise UserError(f"{path}: expected {name} as float ({wanted}), found {array.dtype} {array.shape}")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is refused below
+        values = array.astype(np.float32)
+    bad = np.unique(np.argwhere(~np.isfinite(values))[:, 0])
+    if len(bad):
+        raise UserError(
+            f"{path}: expected finite numbers, found NaN or infinite values in {name} of {len(bad)} of "
+            f"{len(values)} windows, first in window {bad[0]}"
+        )
+    return values
+
+
+def _labels(path: Path, y: NDArray[Any], n: int, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Check labels given as numbers or as names, and return them as numbers."""
+    if y.shape != (n,) or y.dtype.kind not in "iuU":
+        raise UserError(f"{path}: expected y as int or text ({n},), found {y.dtype} {y.shape}")
+    if y.dtype.kind == "U":
+        if unknown := sorted({str(label) for label in y} - set(classes)):
+            hint = nearest(unknown[0], classes)
+            raise UserError(f"{path}: unknown label {unknown[0]!r}{hint}; expected one of: {', '.join(classes)}")
+        return np.array([classes.index(label) for label in y], np.int64)
+    if y.min() < 0 or y.max() >= len(classes):
+        raise UserError(f"{path}: expected labels 0..{len(classes) - 1}, found {y.min()}..{y.max()}")
+    return y.astype(np.int64)
+
+
+def _check_lengths(parts: list[Windows], files: dict[int, Path]) -> None:
+    """Check that all people's windows have the same number of samples."""
+    samples = parts[0].x.shape[2]
+    for part in parts[1:]:
+        if part.x.shape[2] != samples:
+            first, other = files[parts[0].people[0]], files[part.people[0]]
+            raise UserError(
+                f"{other}: expected windows of {samples} samples as in {first.name}, found {part.x.shape[2]}"
+            )

@@ -1,0 +1,71 @@
+"""Channel statistics that add up, so that a federation can standardise without pooling windows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.data.windows import Windows
+from shared.errors import UserError
+
+SMALLEST_STD = 1e-6
+"""Floor of a standard deviation, in the channel's unit: a constant channel must not divide by zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelStatistics:
+    """Count, sum and sum of squares of each channel; the sum of two people's statistics is their pooled one.
+
+    Args:
+        count: Samples per channel (windows times samples per window).
+        total: float64 (C,) sum of the samples, in the channels' units.
+        squares: float64 (C,) sum of the squared samples.
+    """
+
+    count: int
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, windows: Windows) -> "ChannelStatistics":
+        """Sum up the samples of windows (N, C, T), in float64."""
+        channels = windows.x.shape[1]
+        total, squares = np.empty(channels), np.empty(channels)
+        for channel in range(channels):
+            samples = windows.x[:, channel].astype(np.float64).ravel()
+            total[channel], squares[channel] = samples.sum(), np.square(samples).sum()
+        return cls(len(windows) * windows.x.shape[2], total, squares)
+
+    @classmethod
+    def from_dict(cls, sums: Mapping[str, Any]) -> "ChannelStatistics":
+        """Read back what ``to_dict`` gave; other keys are left alone."""
+        return cls(int(sums["count"]), np.array(sums["total"]), np.array(sums["squares"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and lists, as messages and JSON carry them, without loss."""
+        return {"count": self.count, "total": self.total.tolist(), "squares": self.squares.tolist()}
+
+    def __add__(self, other: "ChannelStatistics") -> "ChannelStatistics":
+        if self.total.shape != other.total.shape:
+            raise UserError(
+                f"channel statistics of {len(self.total)} and of {len(other.total)} channels cannot be added"
+            )
+        return ChannelStatistics(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean of each channel, float64 (C,), in the channels' units."""
+        return self.total / self._counted()
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Population standard deviation of each channel, float64 (C,), at least ``SMALLEST_STD``."""
+        variance = self.squares / self._counted() - np.square(self.mean)
+        return np.maximum(np.sqrt(np.maximum(variance, 0)), SMALLEST_STD)
+
+    def _counted(self) -> int:
+        if self.count < 1:
+            raise UserError("channel statistics of no windows have no mean or standard deviation")
+        return self.count

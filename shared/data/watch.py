@@ -1,0 +1,76 @@
+"""The embedded data set: shoulder exercises recorded by a smart watch.
+
+Ten people did seven physiotherapy exercises of the shoulder, on either arm, with a watch that records
+acceleration and rotation at 50 Hz: 140 recordings (Burns et al., "Shoulder physiotherapy exercise recognition:
+machine learning the inertial signals from a smartwatch", Physiological Measurement 39, 2018). The recordings
+are a data file of the pip package seglearn, which is found without importing the package.
+"""
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from shared.data.windows import Meta, Windows
+from shared.errors import UserError
+from shared.files import sha256_of
+
+SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
+SAMPLES = 128
+STEP = 64
+RATE = 50.0
+TEST_PEOPLE = (8, 9, 10)
+CHANNELS = ("total_acc_x", "total_acc_y", "total_acc_z", "gyro_x", "gyro_y", "gyro_z")
+UNITS = ("g", "g", "g", "rad/s", "rad/s", "rad/s")
+
+
+def load(path: Path | None) -> tuple[Windows, Windows]:
+    """Cut the recordings into windows of 128 samples (2.56 s), a new one every 64; people 1-7 train, 8-10 test.
+
+    Args:
+        path: Must be None: the data set comes with an installed package.
+
+    Raises:
+        UserError: A path is given, or the package or its data file is missing or is another version.
+    """
+    if path is not None:
+        raise UserError(f"data set watch is embedded and takes no path, found {path}; set data.path to null")
+    windows = _cut(_read(_find()))
+    test = np.isin(windows.subject, TEST_PEOPLE)
+    return windows[~test], windows[test]
+
+
+def _find() -> Path:
+    """Return the data file of the installed package seglearn, without importing the package."""
+    try:
+        files = metadata.files("seglearn") or []
+    except metadata.PackageNotFoundError as error:
+        raise UserError("data set watch comes with the package seglearn: pip install seglearn==1.2.5") from error
+    found = [Path(str(file.locate())) for file in files if file.name == "watch_dataset.npy"]
+    if not found or not found[0].is_file():
+        raise UserError("data set watch: the installed seglearn has no watch_dataset.npy; expected version 1.2.5")
+    return found[0]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Unpickle the recordings, after their checksum has shown that they are the known ones."""
+    if (found := sha256_of(path)) != SHA256:
+        raise UserError(f"data set watch: SHA-256 of {path} expected {SHA256}, found {found}")
+    recordings: Mapping[str, Any] = np.load(path, allow_pickle=True).item()
+    return recordings
+
+
+def _cut(recordings: Mapping[str, Any]) -> Windows:
+    """Cut each (time, 6) recording into (windows, 6, 128); what is left at its end is dropped."""
+    parts = [sliding_window_view(signal, SAMPLES, axis=0)[::STEP] for signal in recordings["X"]]
+    counts = [len(part) for part in parts]
+    meta = Meta("watch", CHANNELS, UNITS, RATE, tuple(recordings["y_labels"]))
+    return Windows(
+        x=np.concatenate(parts).astype(np.float32),
+        y=np.repeat(recordings["y"], counts).astype(np.int64),
+        subject=np.repeat(recordings["subject"], counts).astype(np.int64),
+        meta=meta,
+    )

@@ -1,0 +1,139 @@
+"""The one container for sensor windows: signals, labels, people and features travel together."""
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import UserError
+
+SENSORS = ("total_acc", "body_acc", "gyro")
+"""Kinds of three-axis sensor: acceleration with gravity (g), without gravity (g), rotation rate (rad/s)."""
+
+_AXIS = re.compile(rf"(?:(?P<place>\w+)_)?(?P<kind>{'|'.join(SENSORS)})_(?P<axis>[xyz])")
+
+
+@dataclass(frozen=True)
+class Triad:
+    """A three-axis sensor: what it measures, where it is worn ("" if unsaid) and its x, y, z channels."""
+
+    kind: str
+    place: str
+    channels: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What the numbers of a data set mean.
+
+    Args:
+        name: The data set.
+        channels: C channel names; ``[place_]total_acc_x``, ``[place_]body_acc_x`` and ``[place_]gyro_x`` (and
+            y, z) are known as three-axis sensors, any other name is a channel of its own.
+        units: C units, "g" for acceleration and "rad/s" for gyroscopes.
+        rate: Samples per second (Hz).
+        classes: Activity names; label k is ``classes[k]``.
+        feature_names: Names of the F features that the data set ships, empty where it ships none.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    rate: float
+    classes: tuple[str, ...]
+    feature_names: tuple[str, ...] = ()
+
+    @property
+    def triads(self) -> tuple[Triad, ...]:
+        """The complete three-axis sensors among the channels, in channel order."""
+        found: dict[tuple[str, str], dict[str, int]] = {}
+        for index, name in enumerate(self.channels):
+            if match := _AXIS.fullmatch(name):
+                found.setdefault((match["kind"], match["place"] or ""), {})[match["axis"]] = index
+        return tuple(
+            Triad(kind, place, (axes["x"], axes["y"], axes["z"]))
+            for (kind, place), axes in found.items()
+            if len(axes) == 3
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """N windows of C channels by T samples, with everything known of each window.
+
+    Indexing (a slice, a boolean mask or an index array) keeps all fields together, so that no window can
+    ever be paired with another one's label or person.
+
+    Args:
+        x: float32 (N, C, T) in physical units.
+        y: int64 (N,) labels, indices of ``meta.classes``.
+        subject: int64 (N,) person ids.
+        meta: What the numbers mean.
+        features: float32 (N, F) shipped with the data set, or None.
+
+    Raises:
+        UserError: Shapes that do not fit together, or values that are not finite.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    subject: NDArray[np.int64]
+    meta: Meta
+    features: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        n, name = len(self.x), self.meta.name
+        if self.x.ndim != 3 or self.x.dtype != np.float32:
+            raise UserError(f"{name}: windows must be float32 (N, C, T), found {self.x.dtype} of shape {self.x.shape}")
+        if self.x.shape[1] != len(self.meta.channels) or len(self.meta.units) != len(self.meta.channels):
+            raise UserError(
+                f"{name}: {self.x.shape[1]} channels in the windows, but {len(self.meta.channels)} channel names "
+                f"and {len(self.meta.units)} units"
+            )
+        columns = {"y": self.y, "subject": self.subject} | (
+            {} if self.features is None else {"features": self.features}
+        )
+        for field, value in columns.items():
+            if len(value) != n:
+                raise UserError(f"{name}: {n} windows, but {len(value)} rows of {field}")
+        if n and not (self.y.min() >= 0 and self.y.max() < len(self.meta.classes)):
+            raise UserError(
+                f"{name}: labels must be 0..{len(self.meta.classes) - 1}, found {self.y.min()}..{self.y.max()}"
+            )
+        bad = ~np.isfinite(self.x).all(axis=(1, 2))
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            raise UserError(
+                f"{name}: {int(bad.sum())} of {n} windows hold NaN or infinite values; the first is window {first} "
+                f"of person {self.subject[first]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.int64]) -> "Windows":
+        features = None if self.features is None else self.features[rows]
+        return replace(
+            self,
+            x=self.x[rows],
+            y=self.y[rows],
+            subject=self.subject[rows],
+            features=features,
+            meta=self.meta,
+        )
+
+    @property
+    def people(self) -> list[int]:
+        """The person ids present, ascending."""
+        return [int(s) for s in np.unique(self.subject)]
+
+    def of(self, people: list[int]) -> "Windows":
+        """The windows of the named people, in their original order.
+
+        Raises:
+            UserError: A person who is not in the data.
+        """
+        if missing := sorted(set(people) - set(self.people)):
+            raise UserError(f"{self.meta.name}: unknown people {missing}; there are {self.people}")
+        return self[np.isin(self.subject, people)]

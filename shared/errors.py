@@ -1,0 +1,44 @@
+"""Errors that a user can act on, and the one way a command line reports them."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import NoReturn, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Bad input: the message names the thing, what was expected and what was found.
+
+    Command lines print the message alone and exit with code 2.
+    """
+
+
+def choose(kind: str, table: Mapping[str, T], name: str) -> T:
+    """Return ``table[name]``; an unknown name is a ``UserError`` that lists what there is."""
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}{nearest(name, table)}; expected one of: {', '.join(table)}")
+    return table[name]
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest candidate, or an empty string."""
+    match = get_close_matches(name, list(candidates), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def run_command(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command line's ``main(arguments)`` and exit: 0 done, 2 bad input, 130 interrupted."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; what was finished is saved")
+        sys.exit(130)
+    sys.exit(0)

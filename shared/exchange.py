@@ -1,0 +1,135 @@
+"""What leaves a device and what stays: the one place that decides.
+
+The floating-point arrays of the module ``encoder`` leave, under names that begin with ``encoder.``. Everything else
+of a model (heads, task weights, integer counters) and the optimizer stay. Under the policy ``local`` the running
+statistics of BatchNorm stay too.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from shared.encoders import Encoder
+from shared.errors import UserError
+from shared.model import Model
+
+PREFIX = "encoder."
+
+NormStatistics = Literal["average", "local"]
+
+
+def shared_names(encoder: Encoder, policy: NormStatistics) -> list[str]:
+    """Return the names, within the encoder, of the arrays that leave the device."""
+    private = _statistics_names(encoder) if policy == "local" else set()
+    return [name for name, value in encoder.state_dict().items() if value.is_floating_point() and name not in private]
+
+
+def outgoing(encoder: Encoder, policy: NormStatistics) -> dict[str, NDArray[np.float32]]:
+    """Return copies of the arrays that leave, by their name on the wire."""
+    state = encoder.state_dict()
+    return {PREFIX + name: state[name].detach().cpu().numpy().copy() for name in shared_names(encoder, policy)}
+
+
+def incoming(encoder: Encoder, arrays: Mapping[str, NDArray[Any]], policy: NormStatistics) -> None:
+    """Copy received arrays into the encoder; what is private keeps its value.
+
+    Raises:
+        UserError: Other names or shapes than those that ``outgoing`` would send.
+    """
+    if complaint := mismatch(arrays, outgoing(encoder, policy)):
+        raise UserError(f"the received encoder does not fit this model: {complaint}")
+    state = encoder.state_dict()
+    with torch.no_grad():
+        for name, array in arrays.items():
+            state[name.removeprefix(PREFIX)].copy_(torch.from_numpy(np.array(array)))
+
+
+def mismatch(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> str:
+    """Say in words how arrays differ from what was expected (names, shapes, finite values); "" if they fit."""
+    if missing := [name for name in expected if name not in arrays]:
+        return f"{len(missing)} arrays are missing, the first is {missing[0]}"
+    if unknown := [name for name in arrays if name not in expected]:
+        return f"{len(unknown)} unknown arrays, the first is {unknown[0]}"
+    for name, value in arrays.items():
+        if value.shape != expected[name].shape:
+            return f"{name} has shape {value.shape}, expected {expected[name].shape}"
+        if not np.issubdtype(value.dtype, np.floating):
+            return f"{name} has type {value.dtype}, expected {expected[name].dtype}"
+        if not np.isfinite(value).all():
+            return f"{name} holds NaN or infinite values"
+    return ""
+
+
+def private_state(model: Model, policy: NormStatistics) -> dict[str, Tensor]:
+    """Return what must stay on the device for the next round: all of the model that is not exchanged."""
+    leaving = {PREFIX + name for name in shared_names(model.encoder, policy)}
+    return {name: value for name, value in model.state_dict().items() if name not in leaving}
+
+
+class Manifest:
+    """Counts what crosses the wire; saved as ``exchange.json``, so that anyone can check what left a device.
+
+    Args:
+        saved: The content of an earlier manifest of the same run, to count on from.
+    """
+
+    def __init__(self, saved: Mapping[str, Any] | None = None) -> None:
+        self._entries: dict[str, dict[str, Any]] = {k: dict(v) for k, v in (saved or {}).items()}
+
+    def count(self, direction: Literal["up", "down"], kind: str, name: str, shape: tuple[int, ...], size: int) -> None:
+        """Count one thing of ``size`` bytes that a client sent ("up") or received ("down")."""
+        entry = self._entries.setdefault(
+            f"{direction} {kind} {name}",
+            {
+                "direction": direction,
+                "kind": kind,
+                "name": name,
+                "shape": list(shape),
+                "times": 0,
+                "bytes": 0,
+            },
+        )
+        entry["times"] += 1
+        entry["bytes"] += size
+
+    def count_arrays(self, direction: Literal["up", "down"], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Count the arrays of one message."""
+        for name, value in arrays.items():
+            self.count(direction, "array", name, value.shape, value.nbytes)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Return what a later ``Manifest(saved=...)`` continues from."""
+        return self._entries
+
+    def report(self) -> dict[str, Any]:
+        """Return the content of ``exchange.json``: totals, then each array and number with its bytes and times."""
+        rows = list(self._entries.values())
+        total = {side: sum(row["bytes"] for row in rows if row["direction"] == side) for side in ("up", "down")}
+        return {
+            "bytes_up": total["up"],
+            "bytes_down": total["down"],
+            "stays_on_the_device": [
+                "windows",
+                "labels",
+                "task heads",
+                "task weights",
+                "optimizer state",
+                "integer counters of the encoder",
+            ],
+            "crossed_the_wire": rows,
+        }
+
+
+def _statistics_names(module: nn.Module) -> set[str]:
+    """The running statistics of all normalisation layers, found by their type."""
+    return {
+        f"{path}.{buffer}"
+        for path, layer in module.named_modules()
+        if isinstance(layer, _NormBase)
+        for buffer in ("running_mean", "running_var")
+    }

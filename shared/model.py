@@ -1,0 +1,132 @@
+"""One encoder, several pretext tasks and the rule that weighs them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shared.augmentations import Channels
+from shared.config import Config
+from shared.data.statistics import ChannelStatistics
+from shared.data.windows import Meta, Windows
+from shared.encoders import Encoder, build_encoder
+from shared.errors import UserError
+from shared.features import expert_features, feature_names
+from shared.seeding import seeded_initialisation
+from shared.tasks import TASKS, Batch, Task, TaskContext, Views
+from shared.weighting import Weighting, build_weighting
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """One person's, or all people's, windows as tensors.
+
+    Args:
+        x: float32 (N, C, T) in physical units.
+        features: float32 (N, F) standardised expert features; F is 0 where no task needs them.
+    """
+
+    x: Tensor
+    features: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device) -> "TrainingData":
+        """Return the data on a device."""
+        return TrainingData(self.x.to(device), self.features.to(device))
+
+
+class Model(nn.Module):
+    """The shared encoder, and beside it what stays private: the heads of the tasks and their weighting."""
+
+    def __init__(self, encoder: Encoder, tasks: Mapping[str, Task], weighting: Weighting) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict(tasks)
+        self.tasks = dict(tasks)
+        self.weighting = weighting
+
+    def losses(self, x: Tensor, features: Tensor, generator: torch.Generator, precision: torch.dtype) -> Tensor:
+        """Return the losses of the K tasks on a batch, (K,), with one pass of the encoder over all views.
+
+        Args:
+            x: (N, C, T) windows in physical units.
+            features: (N, F) standardised expert features.
+            generator: Source of every random choice in the views.
+            precision: Of the encoder's arithmetic; the heads and the losses are float32.
+        """
+        views: list[Views] = [task.views(x, generator) for task in self.tasks.values()]
+        windows = torch.cat([view.windows for view in views])
+        with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
+            embeddings = self.encoder(windows)
+        parts = embeddings.float().split([len(view.windows) for view in views])
+        batch = Batch((x - self.encoder.mean) / self.encoder.std, features)
+        return torch.stack(
+            [
+                task.loss(part, view.targets, batch)
+                for task, part, view in zip(self.tasks.values(), parts, views, strict=True)
+            ]
+        )
+
+
+def build_initial_encoder(config: Config, channels: int, samples: int) -> Encoder:
+    """Return the encoder as every run of this configuration starts it."""
+    with seeded_initialisation(config.seed, "encoder"):
+        return build_encoder(config.encoder, channels, samples)
+
+
+def build_model(config: Config, meta: Meta, samples: int, statistics: ChannelStatistics) -> Model:
+    """Build the model for windows of ``samples`` samples of the channels in ``meta``.
+
+    Heads start from the configuration's seed alone: clients that begin alike disagree less at first.
+
+    Args:
+        config: The configuration.
+        meta: The channels.
+        samples: T.
+        statistics: Of the training people; standardises the encoder's input.
+    """
+    encoder = build_initial_encoder(config, len(meta.channels), samples)
+    encoder.standardise(statistics.mean, statistics.std)
+    std = torch.as_tensor(statistics.std, dtype=torch.float32)
+    context = TaskContext(Channels(meta.triads, std, meta.rate), samples, encoder.dim, _feature_count(config, meta))
+    with seeded_initialisation(config.seed, "tasks"):
+        tasks = {name: TASKS[name](settings, context) for name, settings in config.enabled_tasks.items()}
+    weights = {name: settings.weight for name, settings in config.enabled_tasks.items()}
+    return Model(encoder, tasks, build_weighting(config.weighting, weights))
+
+
+def prepare(config: Config, windows: Windows) -> TrainingData:
+    """Turn windows into what the training loop takes, with expert features standardised over these windows.
+
+    Raises:
+        UserError: Shipped features are asked for and the data set has none.
+    """
+    x = torch.from_numpy(windows.x)
+    if not _needs_features(config):
+        return TrainingData(x, torch.empty(len(x), 0))
+    if _ships_features(config):
+        if windows.features is None:
+            raise UserError(f"tasks.features.source is 'shipped', but {windows.meta.name} ships no features")
+        features = torch.from_numpy(windows.features)
+    else:
+        features = expert_features(x, windows.meta)
+    spread, mean = torch.std_mean(features, dim=0, correction=0)
+    # A feature that hardly varies within one person would otherwise become huge for a single window.
+    return TrainingData(x, ((features - mean) / spread.clamp_min(1e-6)).clamp(-5, 5))
+
+
+def _needs_features(config: Config) -> bool:
+    return any(TASKS[name].needs_features for name in config.enabled_tasks)
+
+
+def _ships_features(config: Config) -> bool:
+    return getattr(config.tasks["features"], "source", None) == "shipped"
+
+
+def _feature_count(config: Config, meta: Meta) -> int:
+    if not _needs_features(config):
+        return 0
+    return len(meta.feature_names if _ships_features(config) else feature_names(meta))

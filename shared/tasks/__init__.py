@@ -1,0 +1,16 @@
+"""The pretext tasks, by name."""
+
+from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, Views
+from shared.tasks.contrastive import Contrastive
+from shared.tasks.features import Features
+from shared.tasks.reconstruction import Reconstruction
+from shared.tasks.transformation import Transformation
+
+TASKS: dict[str, type[Task]] = {
+    "transformation": Transformation,
+    "reconstruction": Reconstruction,
+    "contrastive": Contrastive,
+    "features": Features,
+}
+
+__all__ = ["TASKS", "Batch", "Task", "TaskContext", "TaskSettings", "Views"]

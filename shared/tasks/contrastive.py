@@ -1,0 +1,67 @@
+"""Two views of a window belong together.
+
+SimCLR: Chen et al. 2020; for HAR: Tang et al. 2020, "Exploring contrastive learning in human activity recognition for
+healthcare".
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from shared.augmentations import compose
+from shared.errors import choose
+from shared.losses import barlow_twins, nt_xent, vicreg
+from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, Views, mlp
+
+
+class ContrastiveSettings(TaskSettings):
+    """The loss, the chain of transformations that makes a view, and the projection head.
+
+    Args:
+        objective: "nt_xent", "vicreg" or "barlow_twins".
+        temperature: Of NT-Xent.
+        redundancy: Weight of Barlow Twins' off-diagonal term.
+        transforms: Applied in this order to make each of the two views.
+        hidden: Width of the hidden layer of the projection.
+        projection: Width P of the projection.
+    """
+
+    objective: str
+    temperature: PositiveFloat
+    redundancy: PositiveFloat
+    transforms: tuple[str, ...] = Field(min_length=1)
+    hidden: PositiveInt
+    projection: PositiveInt
+
+
+OBJECTIVES: dict[str, Callable[[ContrastiveSettings, Tensor, Tensor], Tensor]] = {
+    "nt_xent": lambda s, a, b: nt_xent(a, b, s.temperature),
+    "vicreg": lambda s, a, b: vicreg(a, b),
+    "barlow_twins": lambda s, a, b: barlow_twins(a, b, s.redundancy),
+}
+
+
+class Contrastive(Task):
+    """Pull the projections of two views of one window together, by a loss chosen by name."""
+
+    Settings: ClassVar[type[TaskSettings]] = ContrastiveSettings
+
+    def __init__(self, settings: ContrastiveSettings, context: TaskContext) -> None:
+        super().__init__(settings, context)
+        self.settings = settings
+        self.objective = choose("contrastive objective", OBJECTIVES, settings.objective)
+        self.channels = context.channels
+        self.transform = compose(settings.transforms)
+        self.head = mlp(context.dim, settings.hidden, settings.projection)
+
+    def views(self, x: Tensor, generator: torch.Generator) -> Views:
+        """Both views, one after the other (2N, C, T): the transformations draw afresh for each row."""
+        return Views(self.transform(torch.cat([x, x]), generator, self.channels), None)
+
+    def loss(self, embeddings: Tensor, targets: Any, batch: Batch) -> Tensor:
+        """The chosen objective on the projections (N, P) of the two views."""
+        first, second = self.head(embeddings).chunk(2)
+        return self.objective(self.settings, first, second)

@@ -1,0 +1,121 @@
+"""The only training loop: a federated client's round and the centralized baseline both run it."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from shared.config import TrainSettings
+from shared.model import Model, TrainingData
+from shared.seeding import make_generator
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """What one pass over the windows gave: mean losses, the weights after it, windows and seconds."""
+
+    epoch: int
+    loss: float
+    losses: dict[str, float]
+    weights: dict[str, float]
+    learning_rate: float
+    windows: int
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """Return the log flat, as a line of ``metrics.jsonl``: ``loss.TASK`` and ``weight.TASK``."""
+        flat = {k: v for k, v in asdict(self).items() if k not in ("losses", "weights")}
+        flat |= {f"loss.{name}": value for name, value in self.losses.items()}
+        return flat | {f"weight.{name}": value for name, value in self.weights.items()}
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the named device; "auto" takes CUDA, then MPS, then the processor."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def build_optimizer(model: Model, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return AdamW (Loshchilov and Hutter 2019) with weight decay on matrices and kernels only."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def schedule(settings: TrainSettings, progress: float) -> float:
+    """Return the learning rate at a point of the whole run, ``progress`` from 0 to 1.
+
+    Linear warm-up, then constant or half a cosine down to zero (Loshchilov and Hutter 2017).
+    """
+    if progress < settings.warmup:
+        return settings.learning_rate * progress / settings.warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    rest = (progress - settings.warmup) / (1 - settings.warmup)
+    return settings.learning_rate * (1 + math.cos(math.pi * rest)) / 2
+
+
+def train_epochs(
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    data: TrainingData,
+    settings: TrainSettings,
+    *,
+    batch_size: int,
+    epochs: range,
+    total_epochs: int,
+    seed: int,
+    person: int,
+) -> Iterator[EpochLog]:
+    """Train for the given epochs of a run of ``total_epochs``, and yield a log after each.
+
+    Batches are nearly equal parts of a fresh permutation, so that no batch is a small rest. Order and views are
+    drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was interrupted.
+
+    Raises:
+        FloatingPointError: A loss that is not finite; names the task.
+    """
+    precision = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    steps = math.ceil(len(data) / batch_size)
+    model.train()
+    for epoch in epochs:
+        started = time.perf_counter()
+        generator = make_generator(seed, epoch, person, device=data.x.device)
+        order = torch.randperm(len(data), generator=generator, device=data.x.device)
+        sums = torch.zeros(len(model.tasks), device=data.x.device)
+        total = torch.zeros((), device=data.x.device)
+        for step, rows in enumerate(order.tensor_split(steps)):
+            rate = schedule(settings, (epoch + (step + 0.5) / steps) / total_epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            losses = model.losses(data.x[rows], data.features[rows], generator, precision)
+            loss = model.weighting(losses)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            sums += losses.detach() * len(rows)
+            total += loss.detach() * len(rows)
+        means = sums / len(data)
+        if not torch.isfinite(means).all():
+            broken = [n for n, v in zip(model.tasks, means.tolist(), strict=True) if not math.isfinite(v)]
+            raise FloatingPointError(f"epoch {epoch + 1}: the loss of {', '.join(broken)} is not finite")
+        weights = model.weighting.weights().tolist()
+        model.weighting.end_epoch(means)
+        yield EpochLog(
+            epoch=epoch + 1,
+            loss=float(total) / len(data),
+            losses=dict(zip(model.tasks, means.tolist(), strict=True)),
+            weights=dict(zip(model.tasks, weights, strict=True)),
+            learning_rate=rate,
+            windows=len(data),
+            seconds=time.perf_counter() - started,
+        )

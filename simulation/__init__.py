@@ -1,0 +1,1 @@
+"""A federation on one machine, by Flower's simulation runtime or in one process."""

@@ -1,0 +1,32 @@
+"""Real data for the tests: UCI HAR where it is at hand, the embedded watch recordings always."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# No test is timed; and the same examples on every machine, so that a red test is red for everyone.
+settings.register_profile("fedhar", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("fedhar")
+
+# One thread: results do not depend on the machine's cores, and tests side by side do not fight for them.
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def find_uci_har() -> Path | None:
+    """Return the UCI HAR zip named by FEDHAR_UCI_HAR, or the one beside the project, if there is one."""
+    named = os.environ.get("FEDHAR_UCI_HAR")
+    path = Path(named) if named else ROOT.parent / "shared" / "data" / "uci-har.zip"
+    return path if path.exists() else None
+
+
+@pytest.fixture(scope="session")
+def uci_har_zip() -> Path:
+    path = find_uci_har()
+    if path is None:
+        pytest.skip("UCI HAR is not at hand: set FEDHAR_UCI_HAR to the zip or folder")
+    return path

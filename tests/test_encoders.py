@@ -1,0 +1,288 @@
+"""One conformance suite over every encoder, norm and pooling."""
+
+import copy
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from shared.encoders import ENCODERS, Encoder, EncoderSettings, build_encoder
+from shared.errors import UserError
+
+EVERY = [
+    EncoderSettings(name=name, width=8, norm=norm, pooling=pooling)
+    for name, norm, pooling in product(ENCODERS, ("batch", "group"), ("mean", "mean_max_std"))
+]
+every_setting = pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}")
+every_encoder = pytest.mark.parametrize("name", ENCODERS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors: threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def build(settings: EncoderSettings, channels: int = 9, samples: int = 128, seed: int = 0) -> Encoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_encoder(settings, channels, samples)
+
+
+def windows(n: int, channels: int = 9, samples: int = 128, seed: int = 0) -> Tensor:
+    """Noise on a posture: windows differ in their level per channel, as sensors on a body do."""
+    generator = torch.Generator().manual_seed(seed)
+    level = torch.randn(n, channels, 1, generator=generator)
+    return level + torch.randn(n, channels, samples, generator=generator)
+
+
+def of(name: str, width: int = 8) -> EncoderSettings:
+    return EncoderSettings(name=name, width=width, norm="batch", pooling="mean_max_std")
+
+
+@every_setting
+@pytest.mark.parametrize(("channels", "samples"), [(9, 128), (1, 16), (3, 33), (6, 101), (2, 256)])
+@pytest.mark.parametrize("training", [True, False])
+def test_any_batch_of_any_length_becomes_embeddings(
+    settings: EncoderSettings, channels: int, samples: int, training: bool
+) -> None:
+    encoder = build(settings, channels, samples).train(training)
+    assert (encoder.channels, encoder.samples, encoder.settings) == (channels, samples, settings)
+    for n in (1, 2, 5):
+        embeddings = encoder(windows(n, channels, samples))
+        assert embeddings.shape == (n, encoder.dim)
+        assert embeddings.dtype == torch.float32
+        assert embeddings.isfinite().all()
+
+
+@every_encoder
+def test_pooling_with_three_statistics_is_three_times_as_wide(name: str) -> None:
+    three = build(of(name))
+    one = build(three.settings.model_copy(update={"pooling": "mean"}))
+    assert three.dim == 3 * one.dim
+    x = windows(4)
+    torch.testing.assert_close(three.eval()(x)[:, : one.dim], one.eval()(x))
+
+
+@every_encoder
+def test_pooling_takes_mean_maximum_and_spread_over_time(name: str) -> None:
+    encoder = build(of(name)).eval()
+    x = windows(3)
+    maps = encoder.backbone(x).double()
+    mean, maximum, std = encoder(x).double().chunk(3, dim=1)
+    torch.testing.assert_close(mean, maps.mean(2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maximum, maps.amax(2))
+    torch.testing.assert_close(std, (maps.std(2, correction=0).square() + 1e-5).sqrt(), rtol=1e-4, atol=1e-5)
+
+
+@every_setting
+@pytest.mark.parametrize("n", [1, 6])
+def test_every_parameter_learns(settings: EncoderSettings, n: int) -> None:
+    encoder = build(settings)
+    x = windows(n).requires_grad_()
+    weights = torch.randn(encoder.dim, generator=torch.Generator().manual_seed(1))
+    (encoder(x).square() @ weights).sum().backward()
+    still = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not still
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+    assert x.grad is not None and (x.grad != 0).any(dim=2).all()
+
+
+@every_setting
+def test_constant_windows_have_finite_gradients(settings: EncoderSettings) -> None:
+    encoder = build(settings)
+    encoder(torch.zeros(3, 9, 128)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@every_setting
+def test_a_window_alone_is_encoded_as_in_its_batch(settings: EncoderSettings) -> None:
+    encoder = build(settings)
+    encoder(windows(16, seed=1))
+    encoder.eval()
+    x = windows(7)
+    with torch.no_grad():
+        together = encoder(x)
+        alone = torch.cat([encoder(x[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+@every_setting
+def test_raw_windows_are_standardised_inside(settings: EncoderSettings) -> None:
+    encoder = build(settings).eval()
+    plain = copy.deepcopy(encoder)
+    mean, std = torch.linspace(-2, 5, 9), torch.linspace(0.1, 20, 9)
+    encoder.standardise(mean.double().numpy(), std.double().numpy())
+    x = windows(4)
+    raw = x * std[:, None] + mean[:, None]
+    torch.testing.assert_close(encoder(raw), plain(x), rtol=1e-4, atol=1e-4)
+    assert (plain(raw) - plain(x)).abs().max() > 1e-3
+
+
+@every_setting
+def test_state_holds_weights_but_no_channel_statistics(settings: EncoderSettings) -> None:
+    encoder = build(settings)
+    encoder.standardise([1.0] * 9, [2.0] * 9)
+    state = encoder.state_dict()
+    assert all(key.startswith("backbone.") for key in state)
+    running = [key for key in state if "running" in key]
+    assert bool(running) == (settings.norm == "batch")
+    other = build(settings, seed=1)
+    other.load_state_dict(state)
+    assert (other.mean == 0).all() and (other.std == 1).all()
+    other.standardise([1.0] * 9, [2.0] * 9)
+    x = windows(3)
+    assert torch.equal(other.eval()(x), encoder.eval()(x))
+
+
+def test_attention_is_that_of_torch() -> None:
+    layer = build(of("transformer")).backbone[1]
+    layer.norm_attention, layer.norm_forward = nn.Identity(), nn.Identity()
+    reference = nn.MultiheadAttention(16, 4, batch_first=True)
+    reference.load_state_dict(
+        {
+            "in_proj_weight": layer.projections.weight,
+            "in_proj_bias": layer.projections.bias,
+            "out_proj.weight": layer.output.weight,
+            "out_proj.bias": layer.output.bias,
+        }
+    )
+    tokens = windows(3, channels=5, samples=16)
+    attended = tokens + reference(tokens, tokens, tokens, need_weights=False)[0]
+    expected = attended + layer.forward_layers(attended)
+    torch.testing.assert_close(layer(tokens.transpose(1, 2)).transpose(1, 2), expected)
+
+
+@every_encoder
+def test_group_norm_replaces_every_batch_norm(name: str) -> None:
+    kinds = {
+        norm: [type(m) for m in build(of(name).model_copy(update={"norm": norm})).modules()]
+        for norm in ("batch", "group")
+    }
+    assert kinds["batch"].count(nn.BatchNorm1d) > 0
+    assert kinds["group"] == [nn.GroupNorm if k is nn.BatchNorm1d else k for k in kinds["batch"]]
+
+
+@every_encoder
+def test_the_seed_decides_the_weights(name: str) -> None:
+    first, again, other = (build(of(name), seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@every_setting
+def test_encoding_draws_no_random_numbers(settings: EncoderSettings) -> None:
+    encoder = build(settings)
+    x = windows(4)
+    before = torch.random.get_rng_state()
+    encoder(x).sum().backward()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@every_encoder
+def test_threads_side_by_side_repeat_one_alone(name: str) -> None:
+    def steps(seed: int) -> dict[str, Tensor]:
+        # Autograd runs a backward pass on the CPU in the thread that asked for it.
+        encoder = encoders[seed]
+        optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01)
+        for step in range(3):
+            optimizer.zero_grad()
+            encoder(windows(8, seed=step)).square().mean().backward()
+            optimizer.step()
+        return encoder.state_dict()
+
+    encoders = [build(of(name), seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(steps, range(4)))
+    encoders = [build(of(name), seed=seed) for seed in range(4)]
+    for seed, state in enumerate(together):
+        alone = steps(seed)
+        assert all(torch.equal(state[key], alone[key]) for key in state)
+
+
+@every_setting
+def test_autocast_gives_float32_embeddings_close_to_full_precision(settings: EncoderSettings) -> None:
+    encoder = build(settings)
+    x = windows(8)
+    full = encoder(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = encoder(x)
+    half.sum().backward()
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).norm() / full.norm() < 0.05
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@every_encoder
+@pytest.mark.parametrize("shape", [(4, 128), (2, 8, 128), (2, 9, 127), (2, 9, 128, 1)])
+def test_windows_of_another_shape_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    message = f"expected shape (N, 9, 128), found {shape}"
+    with pytest.raises(UserError, match=re.escape(message)):
+        build(of(name))(torch.zeros(shape))
+
+
+@every_encoder
+def test_windows_that_are_too_short_are_refused_when_building(name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}.*at least \d+ samples, found 7"):
+        build(of(name), samples=7)
+
+
+def test_the_shortest_window_that_is_accepted_trains_alone() -> None:
+    for settings in EVERY:
+        with pytest.raises(UserError) as refusal:
+            build(settings, samples=1)
+        shortest = int(re.findall(r"at least (\d+)", str(refusal.value))[0])
+        encoder = build(settings, samples=shortest)
+        encoder(windows(1, samples=shortest)).sum().backward()
+        with pytest.raises(UserError):
+            build(settings, samples=shortest - 1)
+
+
+def test_an_unknown_encoder_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'transformer'"):
+        build(of("transfomer"))
+
+
+@pytest.mark.parametrize("width", [0, 6, -8])
+def test_a_width_that_heads_and_groups_cannot_share_is_refused(width: int) -> None:
+    with pytest.raises(ValidationError, match="width"):
+        of("fcn", width)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ([0.0] * 8, [1.0] * 9, r"channel mean: expected shape \(9,\), found \(8,\)"),
+        ([0.0] * 9, [[1.0] * 9], r"channel std: expected shape \(9,\), found \(1, 9\)"),
+        ([0.0] * 9, [1.0] * 8 + [0.0], "standard deviations above 0"),
+        ([0.0] * 8 + [float("nan")], [1.0] * 9, "finite means"),
+    ],
+)
+def test_channel_statistics_that_make_no_sense_are_refused(mean: list[float], std: list[float], message: str) -> None:
+    encoder = build(of("fcn"))
+    with pytest.raises(UserError, match=message):
+        encoder.standardise(mean, std)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "maps"),
+    [
+        ("fcn", 145_000, 256),
+        ("resnet1d", 227_000, 128),
+        ("conv_lstm", 296_000, 128),
+        ("transformer", 277_000, 128),
+    ],
+)
+def test_sizes_at_the_usual_width(name: str, parameters: int, maps: int) -> None:
+    encoder = build(of(name, width=64))
+    assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(parameters, rel=0.01)
+    assert encoder.dim == 3 * maps

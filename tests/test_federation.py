@@ -1,0 +1,317 @@
+"""The real ServerApp and ClientApp together: what crosses the wire, who is dropped, and going on after a stop."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from client.app import app as client_app
+from server.app import app as server_app
+from server.introduction import Member
+from server.strategy import PeopleFedAvg, to_numpy
+from shared.checkpoint import load_encoder
+from shared.config import DEFAULTS, Config, load_config
+from shared.data import load
+from shared.data.partition import by_person
+from shared.data.statistics import ChannelStatistics
+from shared.errors import UserError
+from shared.exchange import Manifest, outgoing
+from shared.model import build_initial_encoder
+from shared.tracking import Tracker, read_metrics
+from simulation.inprocess import run_in_process
+
+SMALL = [
+    "data.name=synthetic",
+    "encoder.width=8",
+    "federation.rounds=3",
+    "train.batch_size=48",
+    "federation.min_clients=2",
+]
+PEOPLE = 4
+
+
+def configure(*overrides: str) -> Config:
+    return load_config(DEFAULTS, [*SMALL, *overrides])
+
+
+def federate(folder: Path, config: Config, app: ClientApp = client_app, clients: int = PEOPLE) -> None:
+    config_file = folder.parent / f"{folder.name}.yaml"
+    config_file.write_text(config.to_yaml())
+    run_config = {"config": str(config_file), "overrides": "", "run-dir": str(folder)}
+    run_in_process(server_app, app, clients, run_config, parallel=2)
+
+
+def encoder_bytes(folder: Path) -> bytes:
+    return (folder / "encoder.safetensors").read_bytes()
+
+
+Handler = Callable[[Message, Context], Message]
+
+
+def intercepted(change: Callable[[Message, Message, Context], Message | None]) -> ClientApp:
+    """The real client behind a mod that may change its replies to train messages."""
+
+    def mod(message: Message, context: Context, call_next: Handler) -> Message:
+        reply = call_next(message, context)
+        if message.metadata.message_type != "train":
+            return reply
+        return change(message, reply, context) or reply
+
+    app = ClientApp(mods=[mod])
+    app.query("introduce")(lambda message, context: client_app(message, context))
+    app.train()(lambda message, context: client_app(message, context))
+    return app
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("federation") / "unbroken"
+    federate(folder, configure())
+    return folder
+
+
+def test_a_run_folder_holds_what_the_design_says(unbroken: Path) -> None:
+    names = {path.name for path in unbroken.iterdir()}
+    assert {
+        "config.yaml",
+        "metrics.jsonl",
+        "encoder.safetensors",
+        "encoder.json",
+        "checkpoint",
+        "exchange.json",
+        "tensorboard",
+    } <= names
+    assert any((unbroken / "tensorboard").iterdir())
+    rows = list(read_metrics(unbroken / "metrics.jsonl"))
+    train, _ = load(configure().data)
+    assert [row["round"] for row in rows if row["kind"] == "round"] == [1, 2, 3]
+    assert {row["person"] for row in rows if row["kind"] == "client"} == set(train.people)
+
+
+def test_the_federation_learns(unbroken: Path) -> None:
+    rounds = [row for row in read_metrics(unbroken / "metrics.jsonl") if row["kind"] == "round"]
+    assert rounds[-1]["loss"] < rounds[0]["loss"]
+
+
+def test_the_encoder_is_standardised_by_all_training_people(unbroken: Path) -> None:
+    train, _ = load(configure().data)
+    _, card = load_encoder(unbroken)
+    np.testing.assert_allclose(card.mean, train.x.mean(axis=(0, 2), dtype=np.float64), rtol=1e-9)
+    np.testing.assert_allclose(card.std, train.x.std(axis=(0, 2), dtype=np.float64), rtol=1e-9)
+    card.check_fits(train)
+
+
+def test_nothing_but_encoder_arrays_counts_and_scalars_leaves_a_client(tmp_path: Path) -> None:
+    seen: list[RecordDict] = []
+    federate(tmp_path / "run", configure(), intercepted(lambda m, reply, c: seen.append(reply.content)))
+    config = configure()
+    train, _ = load(config.data)
+    expected = set(outgoing(build_initial_encoder(config, *train.x.shape[1:]), "average"))
+    assert len(seen) == PEOPLE * 3
+    for content in seen:
+        assert set(content) == {"arrays", "metrics"}
+        assert set(content.array_records["arrays"]) == expected
+        assert all(name.startswith("encoder.") for name in content.array_records["arrays"])
+        assert all(np.ndim(value) == 0 for value in content.metric_records["metrics"].values())
+        assert not any("weight." in name for name in content.metric_records["metrics"])
+    report = json.loads((tmp_path / "run" / "exchange.json").read_text())
+    up = [row for row in report["crossed_the_wire"] if row["direction"] == "up"]
+    assert {row["name"] for row in up if row["kind"] == "array"} == expected
+    assert {row["times"] for row in up if row["kind"] == "array"} == {PEOPLE * 3}
+    assert {row["kind"] for row in up} == {"array", "metric", "sensor"}
+
+
+def test_each_client_trains_on_one_person_only(unbroken: Path) -> None:
+    train, _ = load(configure().data)
+    counts = {part.people[0]: len(part) for part in by_person(train)}
+    for row in read_metrics(unbroken / "metrics.jsonl"):
+        if row["kind"] == "client":
+            assert row["num-examples"] == counts[row["person"]]
+    private = unbroken / "clients"
+    assert sorted(path.name for path in private.iterdir()) == [f"person_{p:02d}" for p in train.people]
+
+
+def test_clients_keep_their_own_task_weights(unbroken: Path) -> None:
+    last = [list(read_metrics(path))[-1] for path in sorted((unbroken / "clients").glob("*/metrics.jsonl"))]
+    weights = [tuple(value for key, value in row.items() if key.startswith("weight.")) for row in last]
+    assert len(set(weights)) == PEOPLE
+
+
+def test_the_order_in_which_clients_answer_does_not_matter(unbroken: Path, tmp_path: Path) -> None:
+    config_file = tmp_path / "config.yaml"
+    config_file.write_text(configure().to_yaml())
+    run_config = {"config": str(config_file), "overrides": "", "run-dir": str(tmp_path / "serial")}
+    run_in_process(server_app, client_app, PEOPLE, run_config, parallel=1)
+    assert encoder_bytes(tmp_path / "serial") == encoder_bytes(unbroken)
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("clients_ran_ahead", [False, True])
+def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_ran_ahead: bool
+) -> None:
+    """The server stops after round 2; in one case after its clients have already trained round 3."""
+    folder = tmp_path / "stopped"
+    aggregate, configure_train = PeopleFedAvg.aggregate_train, PeopleFedAvg.configure_train
+
+    def stop_before(self: PeopleFedAvg, server_round: int, *rest: object) -> object:
+        if self.done + server_round == 3:
+            raise StoppedError
+        return aggregate(self, server_round, *rest) if clients_ran_ahead else configure_train(self, server_round, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(PeopleFedAvg, "aggregate_train" if clients_ran_ahead else "configure_train", stop_before)
+        federate(folder, configure())
+    assert not (folder / "encoder.safetensors").exists()
+    federate(folder, configure())
+    assert encoder_bytes(folder) == encoder_bytes(unbroken)
+    rows = list(read_metrics(folder / "metrics.jsonl"))
+    assert [row["round"] for row in rows if row["kind"] == "round"] == [1, 2, 3]
+    for path in (unbroken / "clients").glob("*/step-000003.safetensors"):
+        assert (folder / "clients" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_another_configuration_does_not_continue_a_run(unbroken: Path) -> None:
+    with pytest.raises(UserError, match=r"another configuration: seed: 0 -> 1"):
+        federate(unbroken, configure("seed=1"))
+
+
+def replaced(reply: Message, arrays: dict[str, np.ndarray]) -> Message:
+    record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+    return Message(RecordDict({"arrays": record, "metrics": reply.content.metric_records["metrics"]}), reply_to=reply)
+
+
+def broken_arrays(kind: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    def change(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        first = next(iter(arrays))
+        if kind == "nan":
+            return arrays | {first: np.full_like(arrays[first], np.nan)}
+        if kind == "shape":
+            return arrays | {first: arrays[first][..., :1]}
+        if kind == "missing":
+            return {name: value for name, value in arrays.items() if name != first}
+        return arrays | {"heads.contrastive.weight": arrays[first]}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("nan", "NaN"),
+        ("shape", "shape"),
+        ("missing", "missing"),
+        ("extra", "unknown arrays"),
+        ("error", "on fire"),
+        ("metrics", "num-examples"),
+    ],
+)
+def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
+    kind: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(message: Message, reply: Message, context: Context) -> Message | None:
+        if context.node_config["partition-id"] != 2:
+            return None
+        if kind == "error":
+            raise RuntimeError("the sensor is on fire")
+        if kind == "metrics":
+            return Message(
+                RecordDict(dict(reply.content) | {"metrics": MetricRecord({"num-examples": 0})}), reply_to=reply
+            )
+        return replaced(reply, broken_arrays(kind)(to_numpy(reply.content.array_records["arrays"])))
+
+    folder = tmp_path / "run"
+    federate(folder, configure("federation.rounds=1"), intercepted(change))
+    rows = list(read_metrics(folder / "metrics.jsonl"))
+    train, _ = load(configure().data)
+    person = train.people[2]
+    assert (rows[-1]["clients"], rows[-1]["dropped"]) == (PEOPLE - 1, 1)
+    assert person not in {row["person"] for row in rows if row["kind"] == "client"}
+    assert f"dropped the reply of person {person}" in caplog.text
+    assert words in caplog.text
+    load_encoder(folder)
+
+
+def test_when_all_replies_are_broken_the_run_stops_and_says_why(tmp_path: Path) -> None:
+    def change(message: Message, reply: Message, context: Context) -> Message:
+        return replaced(reply, broken_arrays("nan")(to_numpy(reply.content.array_records["arrays"])))
+
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=r"round 1: no client sent a usable reply.*NaN"):
+        federate(folder, configure(), intercepted(change))
+    assert "no client sent a usable reply" in (folder / "failure.txt").read_text()
+    assert not (folder / "encoder.safetensors").exists()
+
+
+def test_too_few_clients_is_a_clear_failure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"4 of 5 clients \(federation.min_clients\) joined within 0.5 s"):
+        federate(tmp_path / "run", configure("federation.min_clients=5", "federation.join_timeout=0.5"))
+
+
+def test_a_node_without_a_person_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    federate(tmp_path / "run", configure("federation.rounds=1"), clients=PEOPLE + 1)
+    assert "partition-id 4 has no person" in caplog.text
+    rows = list(read_metrics(tmp_path / "run" / "metrics.jsonl"))
+    assert rows[-1]["clients"] == PEOPLE
+
+
+def test_local_norm_statistics_never_leave_and_the_card_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    federate(folder, configure("federation.norm_statistics=local", "federation.rounds=2"))
+    assert "running_mean" not in (folder / "exchange.json").read_text()
+    _, card = load_encoder(folder)
+    assert card.norm_statistics == "missing"
+
+
+def strategy(tmp_path: Path, fraction: float, nodes: list[int]) -> PeopleFedAvg:
+    members = [Member(node, partition, partition + 1) for partition, node in enumerate(nodes)]
+    with Tracker(tmp_path) as tracker:
+        return PeopleFedAvg(members, configure(f"federation.fraction={fraction}"), 0, tracker, Manifest())
+
+
+def test_the_cohort_depends_on_the_seed_and_the_round_and_not_on_node_ids(tmp_path: Path) -> None:
+    one, other = strategy(tmp_path, 0.5, [11, 12, 13, 14]), strategy(tmp_path, 0.5, [94, 93, 92, 91])
+    for server_round in range(1, 20):
+        first = [member.partition for member in one.draw_cohort(server_round)]
+        assert first == [member.partition for member in other.draw_cohort(server_round)]
+        assert first == sorted(set(first))
+        assert len(first) == 2
+    drawn = {member.partition for r in range(1, 20) for member in one.draw_cohort(r)}
+    assert drawn == {0, 1, 2, 3}
+    assert len(strategy(tmp_path, 0.01, [1, 2, 3]).draw_cohort(1)) == 1
+
+
+def test_the_average_is_weighted_by_windows(tmp_path: Path) -> None:
+    """One round by hand: FedAvg over the replies, weighted by their counts."""
+    replies: dict[int, tuple[int, dict[str, np.ndarray]]] = {}
+
+    def change(message: Message, reply: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        arrays = {name: value + partition for name, value in to_numpy(reply.content.array_records["arrays"]).items()}
+        metrics = MetricRecord(dict(reply.content.metric_records["metrics"]) | {"num-examples": 10 * (partition + 1)})
+        replies[partition] = (10 * (partition + 1), arrays)
+        record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+        return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=reply)
+
+    config = configure("federation.rounds=1")
+    federate(tmp_path / "run", config, intercepted(change))
+    encoder, _ = load_encoder(tmp_path / "run")
+    total = sum(count for count, _ in replies.values())
+    for name, value in outgoing(encoder, "average").items():
+        expected = sum(count * arrays[name].astype(np.float64) for count, arrays in replies.values()) / total
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_in_a_federation_equal_the_pooled_ones() -> None:
+    train, _ = load(configure().data)
+    pooled = ChannelStatistics.of(train)
+    added = sum((ChannelStatistics.of(p) for p in by_person(train)[1:]), ChannelStatistics.of(by_person(train)[0]))
+    np.testing.assert_allclose(added.mean, pooled.mean, rtol=1e-12)
+    np.testing.assert_allclose(added.std, pooled.std, rtol=1e-12)

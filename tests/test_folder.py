@@ -1,0 +1,290 @@
+"""A user's own folder of windows: what is written is read back, and what is wrong is named."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.data import DataSettings, folder, load
+from shared.data.partition import by_person
+from shared.data.windows import Meta, Windows
+from shared.errors import UserError
+
+META = Meta(
+    "mine", ("total_acc_x", "total_acc_y", "total_acc_z", "pulse"), ("g", "g", "g", "bpm"), 25.0, ("sit", "walk")
+)
+
+
+def make(people: list[int], per_person: int = 4, features: int = 0) -> Windows:
+    rng = np.random.default_rng(len(people))
+    n = len(people) * per_person
+    return Windows(
+        x=rng.normal(size=(n, 4, 16)).astype(np.float32),
+        y=np.arange(n) % 2,
+        subject=np.repeat(np.array(people, np.int64), per_person),
+        meta=replace(META, feature_names=tuple(f"f{i}" for i in range(features))),
+        features=rng.normal(size=(n, features)).astype(np.float32) if features else None,
+    )
+
+
+@pytest.fixture
+def written(tmp_path) -> Path:
+    """A good folder: people 1 and 2 train, 7 tests."""
+    folder.write_folder(tmp_path / "mine", make([1, 2]), make([7]))
+    return tmp_path / "mine"
+
+
+def describe(path: Path, **changes: object) -> None:
+    """Change fields of dataset.json; None takes a field away."""
+    file = path / "dataset.json"
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def rewrite(path: Path, person: int, **changes: object) -> None:
+    """Change arrays of a person's file; None takes an array away."""
+    file = path / f"person_{person}.npz"
+    arrays = dict(np.load(file)) | changes
+    np.savez(file, **{key: value for key, value in arrays.items() if value is not None})
+
+
+def same(a: Windows, b: Windows) -> bool:
+    fields = [(a.x, b.x), (a.y, b.y), (a.subject, b.subject)]
+    if a.features is not None and b.features is not None:
+        fields.append((a.features, b.features))
+    return (
+        a.meta == b.meta
+        and (a.features is None) == (b.features is None)
+        and all(one.shape == two.shape and one.tobytes() == two.tobytes() for one, two in fields)
+    )
+
+
+# --- what is written is read back --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [0, 3])
+def test_a_written_folder_is_read_back(features, tmp_path):
+    train, test = make([3, 12], features=features), make([5], features=features)
+    folder.write_folder(tmp_path / "new" / "mine", train, test)
+    found = load(DataSettings(name="folder", path=tmp_path / "new" / "mine", holdout=()))
+    assert same(found[0], train)
+    assert same(found[1], test)
+    assert found[0].meta is found[1].meta
+    assert sorted(file.name for file in (tmp_path / "new" / "mine").iterdir()) == [
+        "dataset.json",
+        "person_12.npz",
+        "person_3.npz",
+        "person_5.npz",
+    ]
+
+
+@given(st.permutations([1, 1, 1, 2, 2, 4, 9]))
+def test_windows_of_mixed_people_come_back_by_person(tmp_path_factory, people):
+    mixed = make(people, per_person=1)
+    path = tmp_path_factory.mktemp("mixed") / "mine"
+    folder.write_folder(path, mixed, mixed[:0])
+    train, _ = folder.load(path)
+    for found, client in zip(by_person(train), by_person(mixed), strict=True):
+        assert same(found, client)
+
+
+def test_one_folder_per_person_is_a_whole_data_set(tmp_path):
+    train, _ = load(DataSettings(name="watch", path=None, holdout=()))
+    for client in by_person(train)[:3]:
+        path = tmp_path / f"client-{client.people[0]}"
+        folder.write_folder(path, client, client[:0])
+        found, test = folder.load(path)
+        assert same(found, client)
+        assert len(test) == 0
+
+
+def test_a_folder_of_test_people_only_is_for_a_server(tmp_path):
+    test = make([8, 9])
+    folder.write_folder(tmp_path / "server", test[:0], test)
+    found = folder.load(tmp_path / "server")
+    assert len(found[0]) == 0
+    assert same(found[1], test)
+
+
+def test_labels_may_be_names_and_floats_may_be_double(written):
+    before, _ = folder.load(written)
+    rewrite(
+        written,
+        1,
+        x=before.of([1]).x.astype(np.float64),
+        y=np.array(META.classes)[before.of([1]).y],
+    )
+    after, _ = folder.load(written)
+    assert same(before, after)
+
+
+def test_writing_refuses_to_overwrite(written, tmp_path):
+    before = {file.name: file.read_bytes() for file in written.iterdir()}
+    with pytest.raises(UserError, match="exists already and is not overwritten"):
+        folder.write_folder(written, make([1]), make([2]))
+    assert {file.name: file.read_bytes() for file in written.iterdir()} == before
+    (tmp_path / "empty").mkdir()
+    folder.write_folder(tmp_path / "empty", make([1]), make([2]))
+    assert folder.load(tmp_path / "empty")[1].people == [2]
+
+
+def test_writing_leaves_nothing_half_done(tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(UserError, match=r"cannot write .*No space left on device"):
+        folder.write_folder(tmp_path / "mine", make([1]), make([2]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (make([1, 2]), make([2]), r"people \[2\] are in both"),
+        (make([1])[:0], make([2])[:0], "no windows to write"),
+        (make([1]), make([2], features=2), "windows differ"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_not_written(train, test, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        folder.write_folder(tmp_path / "mine", train, test)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what is wrong is named --------------------------------------------------------------------------------
+
+
+def test_no_path():
+    with pytest.raises(UserError, match=r"set data\.path"):
+        folder.load(None)
+
+
+def test_no_description(tmp_path):
+    with pytest.raises(UserError, match=r"expected the file dataset\.json, found none"):
+        folder.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rate": 0}, "rate: Input should be greater than 0, found 0"),
+        ({"rate": -50}, "rate: Input should be greater than 0, found -50"),
+        ({"rate": None}, "the field 'rate' is missing"),
+        ({"rate": "fast"}, "rate: .*found 'fast'"),
+        ({"units": ["g", "g", "g"]}, r"a unit for each of 4 channels, found \['g', 'g', 'g'\]"),
+        ({"units": ["g", "g", "g", ""]}, "a unit for each of 4 channels"),
+        ({"units": ["m/s^2", "g", "g", "bpm"]}, r"channel 'total_acc_x' must be in g, found 'm/s\^2'"),
+        ({"channels": ["pulse", "a", "b", "pulse"]}, "channels must be unique, found pulse more than once"),
+        ({"classes": []}, "classes: .*at least 1"),
+        ({"classes": ["sit", "sit"]}, "classes must be unique"),
+        ({"test_people": [7, 8]}, r"test_people \[8\] have no file person_<id>\.npz; found \[1, 2, 7\]"),
+        ({"tset_people": [7]}, r"unknown field 'tset_people' \(did you mean 'test_people'\?\)"),
+    ],
+)
+def test_a_wrong_description(changes, message, written):
+    describe(written, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        folder.load(written)
+    assert "dataset.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"rate": NaN}'])
+def test_a_description_that_is_no_json_object(text, written):
+    (written / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match=r"dataset\.json: "):
+        folder.load(written)
+
+
+X = np.ones((4, 4, 16), np.float32)
+WITH_NAN, WITH_INFINITE = X.copy(), X.copy()
+WITH_NAN[2, 0, 3] = np.nan
+WITH_INFINITE[3, 1, 0] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": X[:, :3]}, "expected x as float (1 or more, 4, 1 or more), found float32 (4, 3, 16)"),
+        ({"x": X[0]}, "found float32 (4, 16)"),
+        ({"x": X[:0], "y": np.zeros(0, int)}, "found float32 (0, 4, 16)"),
+        ({"x": X.astype(int)}, "found int64 (4, 4, 16)"),
+        ({"x": X[:, :, :15]}, "expected windows of 16 samples as in person_1.npz, found 15"),
+        ({"x": WITH_NAN}, "NaN or infinite values in x of 1 of 4 windows, first in window 2"),
+        ({"x": WITH_INFINITE}, "NaN or infinite values in x of 1 of 4 windows, first in window 3"),
+        ({"x": X.astype(float) * 1e300}, "NaN or infinite values in x of 4 of 4 windows"),
+        ({"x": None}, "expected the arrays ['x', 'y'], found ['y']"),
+        ({"z": X}, "expected the arrays ['x', 'y'], found ['x', 'y', 'z']"),
+        ({"y": np.array([0, 1, 2, 0])}, "expected labels 0..1, found 0..2"),
+        ({"y": np.array([0, -1, 1, 0])}, "expected labels 0..1, found -1..1"),
+        ({"y": np.array([0, 1, 1])}, "expected y as int or text (4,), found int64 (3,)"),
+        ({"y": np.array([0.0, 1, 1, 0])}, "found float64 (4,)"),
+        ({"y": np.array(["sit", "wakl", "sit", "sit"])}, "unknown label 'wakl' (did you mean 'walk'?)"),
+        ({"y": np.array([{}, 1, 2, 3], object)}, "expected an npz file of plain arrays"),
+    ],
+)
+def test_a_wrong_person_file(changes, message, written):
+    rewrite(written, 2, **changes)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        folder.load(written)
+    assert "person_2.npz" in str(caught.value)
+
+
+def test_features_must_fit_their_names(tmp_path):
+    folder.write_folder(tmp_path / "mine", make([1], features=3), make([2], features=3))
+    rewrite(tmp_path / "mine", 2, features=np.ones((4, 2), np.float32))
+    with pytest.raises(UserError, match=r"person_2\.npz: expected features as float \(4, 3\), found float32 \(4, 2\)"):
+        folder.load(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("person_two.npz", "expected a name like person_12.npz"),
+        ("person_02.npz", "person_02.npz and person_2.npz are both of person 2"),
+    ],
+)
+def test_file_names_that_name_no_one_person(name, message, written):
+    (written / name).write_bytes((written / "person_2.npz").read_bytes())
+    with pytest.raises(UserError, match=message):
+        folder.load(written)
+
+
+def test_nobody(written):
+    for file in written.glob("*.npz"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"expected files named person_<id>\.npz, found none"):
+        folder.load(written)
+
+
+def test_an_array_under_the_name_of_an_archive(written):
+    with (written / "person_2.npz").open("wb") as file:
+        np.save(file, X)
+    with pytest.raises(UserError, match=r"person_2\.npz: expected an npz file"):
+        folder.load(written)
+
+
+def test_damaged_bytes_never_go_unnoticed(written):
+    before, _ = folder.load(written)
+    file = written / "person_2.npz"
+    good = file.read_bytes()
+    refusals = 0
+    for position in range(0, len(good), 3):
+        file.write_bytes(good[:position] + bytes([good[position] ^ 0x15]) + good[position + 1 :])
+        try:
+            after, _ = folder.load(written)
+        except UserError as error:
+            assert "person_2.npz" in str(error)
+            refusals += 1
+        else:
+            assert same(before, after)
+    assert refusals > len(good) / 6
+    for length in (0, 1, 100, len(good) // 2, len(good) - 1):
+        file.write_bytes(good[:length])
+        with pytest.raises(UserError, match=r"person_2\.npz"):
+            folder.load(written)

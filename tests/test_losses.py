@@ -1,0 +1,263 @@
+"""The losses against pytorch-metric-learning, against loops over their equations, and their invariances."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_metric_learning.losses import NTXentLoss, VICRegLoss
+from torch import Tensor
+
+from shared.losses import barlow_twins, masked_mse, nt_xent, vicreg
+
+PAIR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "nt_xent": lambda a, b: nt_xent(a, b, 0.2),
+    "vicreg": lambda a, b: vicreg(a, b),
+    "barlow_twins": lambda a, b: barlow_twins(a, b, 0.005),
+}
+every_pair_loss = pytest.mark.parametrize("loss", PAIR_LOSSES.values(), ids=PAIR_LOSSES.keys())
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
+quick = settings(max_examples=40, deadline=None)
+
+
+def two_views(n: int, features: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(n, features, generator=generator, dtype=torch.float64)
+    return a, a + 0.7 * torch.randn(n, features, generator=generator, dtype=torch.float64)
+
+
+def nt_xent_by_loops(a: np.ndarray, b: np.ndarray, temperature: float) -> float:
+    z = [row / np.linalg.norm(row) for row in [*a, *b]]
+    n, total = len(a), 0.0
+    for i in range(2 * n):
+        scores = [np.exp(z[i] @ z[k] / temperature) for k in range(2 * n) if k != i]
+        total -= np.log(np.exp(z[i] @ z[(i + n) % (2 * n)] / temperature) / sum(scores))
+    return total / (2 * n)
+
+
+def vicreg_by_loops(a: np.ndarray, b: np.ndarray, weights: tuple[float, float, float]) -> float:
+    n, features = a.shape
+    distance = sum((a[i, j] - b[i, j]) ** 2 for i in range(n) for j in range(features)) / (n * features)
+    hinge = shared = 0.0
+    for view in (a, b):
+        for j in range(features):
+            spread = sum((view[i, j] - view[:, j].mean()) ** 2 for i in range(n)) / max(n - 1, 1)
+            hinge += max(0.0, 1 - np.sqrt(spread + 1e-4)) / features / 2
+            for k in set(range(features)) - {j}:
+                products = [(view[i, j] - view[:, j].mean()) * (view[i, k] - view[:, k].mean()) for i in range(n)]
+                shared += (sum(products) / max(n - 1, 1)) ** 2 / features
+    return weights[0] * distance + weights[1] * hinge + weights[2] * shared
+
+
+def barlow_twins_by_loops(a: np.ndarray, b: np.ndarray, redundancy: float) -> float:
+    n, features = a.shape
+    total = 0.0
+    for j in range(features):
+        for k in range(features):
+            left, right = a[:, j] - a[:, j].mean(), b[:, k] - b[:, k].mean()
+            scale = np.sqrt((left @ left / n + 1e-5) * (right @ right / n + 1e-5))
+            correlation = left @ right / n / scale
+            total += (1 - correlation) ** 2 if j == k else redundancy * correlation**2
+    return total
+
+
+@quick
+@given(shapes, st.floats(0.02, 2.0))
+def test_nt_xent_follows_its_equation(shape: tuple[int, int, int], temperature: float) -> None:
+    a, b = two_views(*shape)
+    expected = nt_xent_by_loops(a.numpy(), b.numpy(), temperature)
+    assert nt_xent(a, b, temperature).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@quick
+@given(shapes.filter(lambda shape: shape[0] > 1), st.floats(0.02, 2.0))
+def test_nt_xent_equals_metric_learning(shape: tuple[int, int, int], temperature: float) -> None:
+    a, b = two_views(*shape)
+    labels = torch.arange(len(a)).repeat(2)
+    expected = NTXentLoss(temperature)(torch.cat([a, b]), labels)
+    torch.testing.assert_close(nt_xent(a, b, temperature), expected)
+
+
+@quick
+@given(shapes, st.tuples(*[st.floats(0, 30)] * 3))
+def test_vicreg_follows_its_equations(shape: tuple[int, int, int], weights: tuple[float, float, float]) -> None:
+    a, b = two_views(*shape)
+    expected = vicreg_by_loops(a.numpy(), b.numpy(), weights)
+    assert vicreg(a, b, *weights).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@quick
+@given(shapes.filter(lambda shape: shape[0] > 1), st.floats(0.1, 3.0))
+def test_vicreg_equals_metric_learning(shape: tuple[int, int, int], scale: float) -> None:
+    a, b = (scale * view for view in two_views(*shape))
+    torch.testing.assert_close(vicreg(a, b), VICRegLoss()(a, ref_emb=b))
+
+
+@quick
+@given(shapes, st.floats(0, 1))
+def test_barlow_twins_follows_its_equation(shape: tuple[int, int, int], redundancy: float) -> None:
+    a, b = two_views(*shape)
+    expected = barlow_twins_by_loops(a.numpy(), b.numpy(), redundancy)
+    assert barlow_twins(a, b, redundancy).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_barlow_twins_is_zero_for_equal_views_without_redundancy() -> None:
+    signs = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    assert barlow_twins(100 * signs, 100 * signs, 0.005).item() == pytest.approx(0, abs=1e-12)
+    assert barlow_twins(100 * signs, -100 * signs, 0.005).item() == pytest.approx(3 * 2**2)
+
+
+def test_a_collapsed_batch_is_punished() -> None:
+    """Views that agree by being constant: nothing to tell apart, no variance, no correlation."""
+    constant = torch.ones(5, 4)
+    assert nt_xent(constant, constant, 0.1).item() == pytest.approx(np.log(9), rel=1e-5)
+    assert vicreg(constant, constant).item() == pytest.approx(25 * (1 - 0.01), rel=1e-5)
+    assert barlow_twins(constant, constant, 0.005).item() == pytest.approx(4)
+
+
+@every_pair_loss
+@quick
+@given(shape=shapes)
+def test_views_may_be_exchanged_and_rows_reordered_together(
+    loss: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, int, int]
+) -> None:
+    a, b = two_views(*shape)
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(shape[2]))
+    torch.testing.assert_close(loss(b, a), loss(a, b))
+    torch.testing.assert_close(loss(a[order], b[order]), loss(a, b))
+
+
+@quick
+@given(shapes)
+def test_nt_xent_ignores_the_length_of_projections(shape: tuple[int, int, int]) -> None:
+    a, b = two_views(*shape)
+    lengths = 0.1 + 10 * torch.rand(2, len(a), 1, generator=torch.Generator().manual_seed(shape[2])).double()
+    torch.testing.assert_close(nt_xent(a * lengths[0], b * lengths[1], 0.2), nt_xent(a, b, 0.2))
+
+
+@every_pair_loss
+def test_wrong_partners_cost_more(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    a, b = two_views(12, 6)
+    assert loss(a, b.roll(1, dims=0)) > loss(a, b)
+
+
+@every_pair_loss
+def test_gradients_are_those_of_the_value(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    a, b = (view.requires_grad_() for view in two_views(5, 4))
+    assert torch.autograd.gradcheck(loss, (a, b))
+
+
+@every_pair_loss
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("scale", [0.0, 1e-4, 1e4])
+def test_values_and_gradients_stay_finite(loss: Callable[[Tensor, Tensor], Tensor], n: int, scale: float) -> None:
+    a, b = ((scale * view.float()).requires_grad_() for view in two_views(n, 4))
+    value = loss(a, b)
+    value.backward()
+    assert value.isfinite()
+    assert a.grad is not None and a.grad.isfinite().all()
+    assert b.grad is not None and b.grad.isfinite().all()
+
+
+def test_one_window_has_no_negatives() -> None:
+    a, b = (view.requires_grad_() for view in two_views(1, 4))
+    value = nt_xent(a, b, 0.1)
+    value.backward()
+    assert value.item() == 0
+    assert a.grad is not None and a.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-2])
+def test_nt_xent_is_stable_at_low_temperature(temperature: float) -> None:
+    a, b = two_views(16, 8)
+    small_a, small_b = a.float().requires_grad_(), b.float()
+    value = nt_xent(small_a, small_b, temperature)
+    value.backward()
+    torch.testing.assert_close(value.double(), nt_xent(a, b, temperature), rtol=1e-4, atol=1e-4)
+    assert small_a.grad is not None and small_a.grad.isfinite().all()
+
+
+@every_pair_loss
+def test_half_precision_is_raised_also_under_autocast(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    a, b = (view.bfloat16() for view in two_views(16, 8))
+    expected = loss(a.double(), b.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(a, b)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_pair_loss
+@pytest.mark.parametrize(("first", "second"), [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,)), ((0, 3), (0, 3))])
+def test_shapes_that_do_not_fit_are_both_named(
+    loss: Callable[[Tensor, Tensor], Tensor], first: tuple[int, ...], second: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"found {first} and {second}")):
+        loss(torch.zeros(first), torch.zeros(second))
+
+
+@quick
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_masked_mse_averages_what_was_hidden(n: int, channels: int, samples: int, fraction: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    prediction, target = rng.normal(size=(2, n, channels, samples))
+    mask = rng.random((n, samples)) < fraction
+    errors = [
+        (prediction[i, c, t] - target[i, c, t]) ** 2
+        for i in range(n)
+        for c in range(channels)
+        for t in range(samples)
+        if mask[i, t]
+    ]
+    value = masked_mse(torch.tensor(prediction), torch.tensor(target), torch.tensor(mask))
+    assert value.item() == pytest.approx(np.mean(errors) if errors else 0)
+
+
+def test_masked_mse_sees_nothing_else() -> None:
+    prediction, target = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    mask[1, 2] = True
+    target[~mask.unsqueeze(1).expand_as(target)] = torch.nan
+    prediction.requires_grad_()
+    masked_mse(prediction, target, mask).backward()
+    assert prediction.grad is not None
+    expected = torch.zeros_like(prediction)
+    expected[1, :, 2] = (prediction - target)[1, :, 2].detach() * 2 / 4
+    torch.testing.assert_close(prediction.grad, expected)
+
+
+def test_masked_mse_without_a_mask_is_zero_with_a_gradient() -> None:
+    prediction = torch.ones(2, 3, 4, requires_grad=True)
+    value = masked_mse(prediction, torch.zeros(2, 3, 4), torch.zeros(2, 4, dtype=torch.bool))
+    value.backward()
+    assert value.item() == 0
+    assert prediction.grad is not None and prediction.grad.count_nonzero() == 0
+
+
+def test_masked_mse_gradients_are_those_of_the_value() -> None:
+    prediction, target = (
+        torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(s))
+        for s in (0, 1)
+    )
+    mask = torch.tensor([[True, False, True, False], [False, False, True, True]])
+    assert torch.autograd.gradcheck(lambda p, t: masked_mse(p, t, mask), (prediction, target))
+
+
+def test_masked_mse_raises_half_precision() -> None:
+    prediction = torch.full((1, 1, 1000), 1.5, dtype=torch.bfloat16)
+    value = masked_mse(prediction, torch.zeros(1, 1, 1000), torch.ones(1, 1000, dtype=torch.bool))
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(2.25)
+
+
+def test_masked_mse_names_what_does_not_fit() -> None:
+    windows = torch.zeros(2, 3, 4)
+    with pytest.raises(ValueError, match=re.escape("found (2, 3, 4) and (2, 3, 5)")):
+        masked_mse(windows, torch.zeros(2, 3, 5), torch.ones(2, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=re.escape("expected bool (2, 4)") + ".*" + re.escape("(2, 3)")):
+        masked_mse(windows, windows, torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"found torch\.float32"):
+        masked_mse(windows, windows, torch.ones(2, 4))

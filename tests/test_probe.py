@@ -1,0 +1,143 @@
+"""The probe's command line: runs and baselines in, reports and one table out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from centralized_baseline.probe import main
+from shared.checkpoint import EncoderCard, load_encoder, save_encoder
+from shared.config import load_config
+from shared.data import load
+from shared.data.statistics import ChannelStatistics
+from shared.encoders import build_encoder
+from shared.errors import UserError
+from shared.evaluate import ProbeReport, encoded, estimate_norm_statistics, probe
+from shared.seeding import seeded_initialisation
+
+YAML = """
+name: tiny
+data: {name: synthetic}
+encoder: {width: 4}
+"""
+FEW = ["--seeds", "2", "--regimes", "1", "all"]
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDHAR_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(YAML)
+    return path
+
+
+def make_run(folder: Path, config_file: Path, norm_statistics: str = "included") -> Path:
+    """Write a run folder with an encoder that has seen some data, as training leaves one."""
+    config = load_config(config_file)
+    train, _ = load(config.data)
+    with seeded_initialisation(1):
+        encoder = build_encoder(config.encoder, *train.x.shape[1:])
+    statistics = ChannelStatistics.of(train)
+    encoder.standardise(statistics.mean, statistics.std)
+    if norm_statistics == "included":
+        estimate_norm_statistics(encoder, train.x)
+    card = EncoderCard.describe(encoder, train.meta, statistics, config.digest, norm_statistics)
+    save_encoder(folder, encoder, card)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    return folder
+
+
+def read(path: Path) -> ProbeReport:
+    return ProbeReport.model_validate_json(path.read_text())
+
+
+def test_a_run_beside_all_baselines(runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(runs / "mine", config_file)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    main(["--encoder", str(run), "random", "features", "raw", "--config", str(config_file), *FEW])
+
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.name != "probe.json"} == before
+    folders = ("mine", "tiny-random", "tiny-features", "tiny-raw")
+    assert sorted(path.name for path in runs.iterdir()) == sorted(folders)
+    reports = {name: read(runs / name / "probe.json") for name in folders}
+    assert all(report.seeds == [0, 1] and report.regimes == ["1", "all"] for report in reports.values())
+    assert reports["tiny-raw"].dim == 6 * 64
+
+    split = load(load_config(config_file).data)
+    encoder, _ = load_encoder(run)
+    direct = probe(encoded(encoder, *split), *split, seeds=[0, 1], regimes=["1", "all"])
+    assert reports["mine"] == direct
+
+    printed = capsys.readouterr().out
+    for name, report in reports.items():
+        accuracy = json.loads((runs / name / "probe.json").read_text())["summary"]["linear"]["all"]["accuracy"]
+        assert f"{100 * accuracy['mean']:.1f}" in printed
+        assert accuracy["mean"] == report.summary()["linear"]["all"]["accuracy"]["mean"]
+
+
+def test_out_and_overrides(runs: Path, config_file: Path, tmp_path: Path) -> None:
+    run = make_run(runs / "mine", config_file)
+    main(["--encoder", str(run), "data.holdout=[1,2]", "--out", str(tmp_path / "elsewhere"), *FEW])
+    report = read(tmp_path / "elsewhere" / "mine" / "probe.json")
+    assert (report.train_people, report.test_people) == ([3, 4], [1, 2])
+    assert not (run / "probe.json").exists()
+
+
+def test_missing_norm_statistics_are_estimated_on_training_windows(runs: Path, config_file: Path) -> None:
+    with_statistics = make_run(runs / "with", config_file)
+    without = make_run(runs / "without", config_file, norm_statistics="missing")
+    assert not torch.equal(*(_running_mean(run) for run in (with_statistics, without)))
+    main(["--encoder", str(with_statistics), str(without), *FEW])
+    assert read(with_statistics / "probe.json") == read(without / "probe.json")
+
+
+def _running_mean(run: Path) -> torch.Tensor:
+    return next(v for k, v in load_encoder(run)[0].state_dict().items() if k.endswith("running_mean"))
+
+
+def test_an_encoder_that_does_not_fit_the_data_is_refused_by_name(runs: Path, config_file: Path) -> None:
+    run = make_run(runs / "mine", config_file)
+    with pytest.raises(UserError, match=r"'watch'.*'synthetic'.*samples 64, found 128"):
+        main(["--encoder", str(run), "data.name=watch", *FEW])
+    assert not (run / "probe.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["featurs"], r"unknown encoder 'featurs' \(did you mean 'features'\?\)"),
+        (["raw"], "'raw' needs --config FILE"),
+        (["raw", "--config", "{config}", "--seeds", "0"], "--seeds must be at least 1, found 0"),
+        (["raw", "--config", "{config}", "--regimes", "1", "some"], "unknown label regime 'some'"),
+        (["raw", "--config", "{config}", "data.nme=watch"], "did you mean 'data.name'|did you mean 'name'"),
+        (["{empty}"], "config.yaml"),
+    ],
+)
+def test_bad_input_is_one_readable_error(
+    arguments: list[str], message: str, config_file: Path, tmp_path: Path, runs: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"config": config_file, "empty": tmp_path / "empty"}
+    with pytest.raises(UserError, match=message):
+        main(["--encoder", *(argument.format(**places) for argument in arguments)])
+    assert not runs.exists()
+
+
+def test_an_unfinished_run_has_no_encoder_yet(runs: Path, config_file: Path) -> None:
+    run = make_run(runs / "mine", config_file)
+    (run / "encoder.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no encoder: expected encoder.safetensors"):
+        main(["--encoder", str(run), *FEW])
+
+
+def test_runs_of_one_name_cannot_overwrite_each_other(runs: Path, config_file: Path, tmp_path: Path) -> None:
+    first, second = make_run(runs / "a" / "mine", config_file), make_run(runs / "b" / "mine", config_file)
+    with pytest.raises(UserError, match="overwrite each other"):
+        main(["--encoder", str(first), str(second), "--out", str(tmp_path / "out"), *FEW])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,134 @@
+"""The command lines as a user runs them: both engines, interruption, bad input."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shared.tracking import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "--config", "configs/demo.yaml", "data.name=synthetic", "encoder.width=8", "federation.min_clients=4",
+    "train.batch_size=48", "centralized.epochs=4",
+]  # fmt: skip
+
+
+def start(module: str, runs: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *SMALL, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"FEDHAR_RUNS": str(runs)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(module: str, runs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = start(module, runs, *arguments)
+    out, err = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def kill_after_round(process: subprocess.Popen[str], metrics: Path, last: int, sign: int) -> None:
+    deadline = time.monotonic() + 120
+    while not any(row["round"] >= last and row["kind"] != "client" for row in read_metrics(metrics)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, sign)
+    process.communicate()
+
+
+def test_ray_and_in_process_give_the_same_encoder_and_leave_nothing_running(tmp_path: Path) -> None:
+    for engine in ("ray", "inprocess"):
+        done = run("simulation", tmp_path, "--engine", engine, "--name", engine, "federation.rounds=2")
+        assert done.returncode == 0, done.stderr
+        assert "2 rounds" in done.stdout
+        assert "round 2: loss" in done.stderr
+    ray, inprocess = ((tmp_path / engine / "encoder.safetensors").read_bytes() for engine in ("ray", "inprocess"))
+    assert ray == inprocess
+    ours = [p for p in psutil.process_iter(["cmdline", "status"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    assert ours == []
+
+
+def test_a_killed_simulation_resumes_to_the_same_encoder(tmp_path: Path) -> None:
+    rounds = "federation.rounds=6"
+    unbroken = run("simulation", tmp_path, "--engine", "inprocess", "--name", "whole", rounds)
+    assert unbroken.returncode == 0, unbroken.stderr
+    process = start("simulation", tmp_path, "--engine", "inprocess", "--name", "killed", rounds)
+    kill_after_round(process, tmp_path / "killed" / "metrics.jsonl", 2, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "encoder.json").exists()
+    resumed = run("simulation", tmp_path, "--engine", "inprocess", "--name", "killed", rounds, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    whole, killed = ((tmp_path / n / "encoder.safetensors").read_bytes() for n in ("whole", "killed"))
+    assert whole == killed
+
+
+def test_a_killed_centralized_run_resumes_to_the_same_encoder(tmp_path: Path) -> None:
+    epochs = "centralized.epochs=8"
+    assert run("centralized_baseline", tmp_path, "--name", "whole", epochs).returncode == 0
+    process = start("centralized_baseline", tmp_path, "--name", "killed", epochs)
+    kill_after_round(process, tmp_path / "killed" / "metrics.jsonl", 2, signal.SIGKILL)
+    resumed = run("centralized_baseline", tmp_path, "--name", "killed", epochs, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    whole, killed = ((tmp_path / n / "encoder.safetensors").read_bytes() for n in ("whole", "killed"))
+    assert whole == killed
+
+
+@pytest.mark.parametrize("module", ["simulation", "centralized_baseline"])
+def test_bad_input_exits_with_two_and_one_readable_message(module: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not a zip")
+    cases = {
+        "did you mean 'batch_size'": ["train.batchsize=8"],
+        "expected one of: fcn": ["encoder.name=cnn"],
+        "transformation, reconstruction, contrastive, features": ["tasks.jigsaw.enabled=true"],
+        "expected one of: uci_har": ["data.name=mnist"],
+        "nowhere.zip": ["data.name=uci_har", f"data.path={tmp_path}/nowhere.zip"],
+        "broken.zip": ["data.name=uci_har", f"data.path={tmp_path}/broken.zip"],
+        "exists already": ["--name", "taken"],
+        "nothing to resume|there is no run": ["--name", "fresh", "--resume"],
+    }
+    for words, arguments in cases.items():
+        done = run(module, tmp_path, *arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert any(word in " ".join(done.stderr.split()) for word in words.split("|")), (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.zip", "taken"]
+
+
+def test_resume_refuses_another_configuration_and_force_replaces(tmp_path: Path) -> None:
+    name = ["--engine", "inprocess", "--name", "run", "federation.rounds=1"]
+    assert run("simulation", tmp_path, *name).returncode == 0
+    refused = run("simulation", tmp_path, *name, "--resume", "seed=5")
+    assert refused.returncode == 2
+    assert "seed: 0 -> 5" in refused.stderr
+    before = (tmp_path / "run" / "encoder.safetensors").read_bytes()
+    assert run("simulation", tmp_path, *name, "--force", "seed=5").returncode == 0
+    assert (tmp_path / "run" / "encoder.safetensors").read_bytes() != before
+
+
+def test_a_failed_run_exits_non_zero_with_its_reason_in_both_engines(tmp_path: Path) -> None:
+    impossible = ["federation.min_clients=9", "federation.join_timeout=1"]
+    for engine in ("inprocess", "ray"):
+        done = run("simulation", tmp_path, "--engine", engine, "--name", engine, *impossible)
+        assert done.returncode == 2
+        assert "4 of 9 clients" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["simulation", "centralized_baseline"])
+def test_help_teaches(module: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "example:" in done.stdout
+    assert "configs/default.yaml" in done.stdout

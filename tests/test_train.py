@@ -1,0 +1,134 @@
+"""The training loop: reproducible, resumable at any epoch, and honest about trouble."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.config import DEFAULTS, Config, load_config
+from shared.data import load
+from shared.data.statistics import ChannelStatistics
+from shared.data.windows import Windows
+from shared.model import Model, build_model, prepare
+from shared.train import EpochLog, build_optimizer, schedule, train_epochs
+
+
+def configure(*overrides: str) -> Config:
+    return load_config(DEFAULTS, ["data.name=synthetic", "encoder.width=8", *overrides])
+
+
+def build(config: Config, windows: Windows) -> tuple[Model, torch.optim.Optimizer]:
+    model = build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.of(windows))
+    return model, build_optimizer(model, config.train)
+
+
+def train(
+    config: Config, windows: Windows, model: Model, optimizer: torch.optim.Optimizer, epochs: range
+) -> list[EpochLog]:
+    torch.set_num_threads(1)
+    return list(
+        train_epochs(
+            model,
+            optimizer,
+            prepare(config, windows),
+            config.train,
+            batch_size=32,
+            epochs=epochs,
+            total_epochs=4,
+            seed=config.seed,
+            person=1,
+        )
+    )
+
+
+def same(first: Model, second: Model) -> bool:
+    other = second.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def person() -> Windows:
+    train_part, _ = load(configure().data)
+    return train_part.of([train_part.people[0]])
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "dwa"])
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(person: Windows, weighting: str) -> None:
+    models = []
+    for seed in (0, 0, 1):
+        config = configure(f"seed={seed}", f"weighting.name={weighting}")
+        model, optimizer = build(config, person)
+        torch.manual_seed(len(models))  # the global generator must not matter
+        train(config, person, model, optimizer, range(2))
+        models.append(model)
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+def test_epochs_in_two_parts_equal_epochs_in_one(person: Windows) -> None:
+    config = configure()
+    whole, optimizer = build(config, person)
+    logs = train(config, person, whole, optimizer, range(4))
+    parts, optimizer = build(config, person)
+    first = train(config, person, parts, optimizer, range(2))
+    second = train(config, person, parts, optimizer, range(2, 4))
+    assert same(whole, parts)
+    assert [log.losses for log in logs] == [log.losses for log in first + second]
+    assert [log.epoch for log in logs] == [1, 2, 3, 4]
+
+
+def test_training_lowers_every_loss_and_moves_the_weights_of_the_tasks(person: Windows) -> None:
+    config = configure("train.learning_rate=0.003")
+    model, optimizer = build(config, person)
+    logs = train(config, person, model, optimizer, range(4))
+    assert logs[-1].loss < logs[0].loss
+    assert len(set(logs[-1].weights.values())) == len(logs[-1].weights) == 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 33])
+def test_a_person_with_fewer_windows_than_a_batch_or_one_more(person: Windows, count: int) -> None:
+    config = configure()
+    model, optimizer = build(config, person)
+    logs = train(config, person[:count], model, optimizer, range(1))
+    assert logs[0].windows == count
+    assert np.isfinite(logs[0].loss)
+
+
+def test_bfloat16_trains_to_about_the_same_loss(person: Windows) -> None:
+    final = {}
+    for precision in ("float32", "bfloat16"):
+        config = configure(f"train.precision={precision}")
+        model, optimizer = build(config, person)
+        final[precision] = train(config, person, model, optimizer, range(4))[-1].loss
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert final["bfloat16"] == pytest.approx(final["float32"], rel=0.05)
+    assert final["bfloat16"] != final["float32"]
+
+
+def test_a_loss_that_is_not_finite_names_its_task(person: Windows) -> None:
+    config = configure()
+    model, optimizer = build(config, person)
+    with torch.no_grad():
+        model.tasks["reconstruction"].decoder[0].weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"epoch 1: the loss of .*reconstruction.* is not finite"):
+        train(config, person, model, optimizer, range(1))
+
+
+def test_weight_decay_spares_biases_norms_and_log_variances(person: Windows) -> None:
+    model, optimizer = build(configure(), person)
+    spared = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in spared) == (parameter.ndim <= 1), name
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+@settings(max_examples=50)
+@given(progress=st.floats(0, 1), warmup=st.floats(0, 0.9), shape=st.sampled_from(["cosine", "constant"]))
+def test_the_learning_rate_stays_between_zero_and_its_top(progress: float, warmup: float, shape: str) -> None:
+    train_settings = configure(f"train.warmup={warmup}", f"train.schedule={shape}").train
+    rate = schedule(train_settings, progress)
+    assert 0 <= rate <= train_settings.learning_rate * (1 + 1e-9)
+    assert schedule(train_settings, warmup) == pytest.approx(train_settings.learning_rate)
+    if shape == "cosine":
+        assert schedule(train_settings, 1.0) == pytest.approx(0.0, abs=1e-12)
