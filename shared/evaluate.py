@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -57,6 +59,10 @@ SEARCH_TOLERANCE = 3e-4
 FIT_STEPS = 2000
 FIT_TOLERANCE = 1e-4
 """The same for the probe itself."""
+
+
+NAME_WIDTH = 24
+"""Longer names of encoders take several lines of a table, to leave room for the numbers."""
 
 
 class ProbeResult(BaseModel):
@@ -473,19 +479,20 @@ def print_table(reports: Mapping[str, ProbeReport], console: Console | None = No
         raise UserError(f"the reports of {', '.join(reports)} have no label regime in common")
     last = "all" if "all" in common else common[-1]
     table = Table(
-        Column("encoder", overflow="fold"),
+        Column("encoder", no_wrap=True),
         title=f"Linear probe: test accuracy in % by labels per person and class ({_described(reports)})",
+        caption=f"macro-F1 and the person of the lowest accuracy are of regime {last!r}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for heading in (*regimes, f"F1 ({last})"):
+    for heading in (*regimes, "F1"):
         table.add_column(heading, justify="right")
-    table.add_column(f"worst\nperson\n({last})", justify="right", no_wrap=True)
+    table.add_column("worst\nperson", justify="right", no_wrap=True)
     for name, report in reports.items():
         scores = report.summary()["linear"]
         person, accuracy = report.worst_person(last)
         table.add_row(
-            name,
+            escape(fill(name, NAME_WIDTH)),
             *(_percent(report, scores[r]["accuracy"]) if r in scores else "" for r in regimes),
             _percent(report, scores[last]["macro_f1"]),
             f"{person}: {100 * accuracy:.1f}",

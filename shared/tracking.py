@@ -102,7 +102,7 @@ class RunProgress:
         self._progress.update(self._bar, completed=row["round"], told=told)
         if self._plain:
             self._progress.console.print(
-                f"{row['kind']} {row['round']}: loss {row['loss']:.4f}  {told}", highlight=False
+                f"{row['kind']} {row['round']}: loss {row['loss']:.4f}  {told}", highlight=False, soft_wrap=True
             )
 
     def __enter__(self) -> Self:

@@ -375,11 +375,13 @@ def test_the_table_shows_percent_and_fits_eighty_columns() -> None:
     regimes = [made_up([0.9, 0.8, 0.7], regime).results for regime in ("1", "2", "3", "4", "5", "6", "all")]
     wide = made_up([0.9]).model_copy(update={"results": [row for rows in regimes for row in rows]})
     output = io.StringIO()
-    names = ["runs/a-run-of-a-long-name", "raw"]
+    names = ["runs/a-name-that-is-much-too-long", "raw"]
     print_table({names[0]: wide, names[1]: made_up([0.5])}, Console(file=output, width=80))
     text = output.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
+    assert "runs/a-name-that-is-" in text
+    assert "much-too-long" in text
     assert text.count("80.0") == 7
     assert text.count("±8.2") == 7
     assert text.count("±4.1") == 1

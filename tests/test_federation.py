@@ -183,9 +183,9 @@ def test_another_configuration_does_not_continue_a_run(unbroken: Path) -> None:
         federate(unbroken, configure("seed=1"))
 
 
-def replaced(reply: Message, arrays: dict[str, np.ndarray]) -> Message:
+def replaced(message: Message, reply: Message, arrays: dict[str, np.ndarray]) -> Message:
     record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
-    return Message(RecordDict({"arrays": record, "metrics": reply.content.metric_records["metrics"]}), reply_to=reply)
+    return Message(RecordDict({"arrays": record, "metrics": reply.content.metric_records["metrics"]}), reply_to=message)
 
 
 def broken_arrays(kind: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
@@ -223,9 +223,9 @@ def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
             raise RuntimeError("the sensor is on fire")
         if kind == "metrics":
             return Message(
-                RecordDict(dict(reply.content) | {"metrics": MetricRecord({"num-examples": 0})}), reply_to=reply
+                RecordDict(dict(reply.content) | {"metrics": MetricRecord({"num-examples": 0})}), reply_to=message
             )
-        return replaced(reply, broken_arrays(kind)(to_numpy(reply.content.array_records["arrays"])))
+        return replaced(message, reply, broken_arrays(kind)(to_numpy(reply.content.array_records["arrays"])))
 
     folder = tmp_path / "run"
     federate(folder, configure("federation.rounds=1"), intercepted(change))
@@ -241,7 +241,7 @@ def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
 
 def test_when_all_replies_are_broken_the_run_stops_and_says_why(tmp_path: Path) -> None:
     def change(message: Message, reply: Message, context: Context) -> Message:
-        return replaced(reply, broken_arrays("nan")(to_numpy(reply.content.array_records["arrays"])))
+        return replaced(message, reply, broken_arrays("nan")(to_numpy(reply.content.array_records["arrays"])))
 
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=r"round 1: no client sent a usable reply.*NaN"):
@@ -298,7 +298,7 @@ def test_the_average_is_weighted_by_windows(tmp_path: Path) -> None:
         metrics = MetricRecord(dict(reply.content.metric_records["metrics"]) | {"num-examples": 10 * (partition + 1)})
         replies[partition] = (10 * (partition + 1), arrays)
         record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
-        return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=reply)
+        return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message)
 
     config = configure("federation.rounds=1")
     federate(tmp_path / "run", config, intercepted(change))

@@ -1,0 +1,88 @@
+"""Every command of the README runs as it is written there; long ones get fewer rounds, epochs and seeds behind them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+SHORT = {
+    "python -m simulation": ["federation.rounds=2"],
+    "python -m centralized_baseline ": ["centralized.epochs=1"],
+    "python -m centralized_baseline.probe": ["--seeds", "1", "--regimes", "1"],
+    "python -m benchmarks": ["--rounds", "2"],
+}
+
+ELSEWHERE = {
+    "make test": "is what runs this test",
+    "make demo": "is run by .ci/run",
+    "python -m shared.data download": "needs the internet; tests/test_download.py runs it against a local server",
+    "flwr run": "is run by tests/test_flower_app.py",
+}
+
+
+def commands(language: str) -> list[str]:
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.split("   #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith(("export", "#"))]
+
+
+def short(command: str) -> list[str]:
+    words = command.split()
+    extra = next((more for start, more in SHORT.items() if f"{command} ".startswith(start)), [])
+    return [sys.executable if words[0] == "python" else words[0], *words[1:], *extra]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what git tracks or would track, so that no earlier run is in the way."""
+    target = tmp_path_factory.mktemp("readme") / "fedhar"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+@pytest.mark.timeout(1200)
+def test_every_command_runs_in_the_order_of_the_readme(checkout: Path, uci_har_zip: Path) -> None:
+    run = [c for c in commands("sh") if not c.startswith(tuple(ELSEWHERE))]
+    assert len(run) >= 9
+    environment = {k: v for k, v in os.environ.items() if k != "FEDHAR_RUNS"} | {"FEDHAR_UCI_HAR": str(uci_har_zip)}
+    for command in run:
+        done = subprocess.run(short(command), cwd=checkout, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.timeout(300)
+def test_the_python_of_the_readme_runs(checkout: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    name = re.search(r'Path\("runs/(.*?)"\)', blocks[0])
+    assert name is not None
+    small = ["--config", "configs/demo.yaml", "--name", name[1], "--engine", "inprocess", "--force"]
+    subprocess.run(
+        [sys.executable, "-m", "simulation", *small, "federation.rounds=1"],
+        cwd=checkout,
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run([sys.executable, "-c", blocks[0]], cwd=checkout, check=True)
+
+
+def test_what_runs_elsewhere_is_in_the_readme_and_is_run_there() -> None:
+    for start, reason in ELSEWHERE.items():
+        assert any(command.startswith(start) for command in commands("sh")), start
+        for name in re.findall(r"tests/\S+\.py", reason):
+            assert (ROOT / name).is_file(), name
+    assert "make demo" in (ROOT / ".ci" / "run").read_text()
