@@ -1,8 +1,6 @@
 """Train on pooled people: ``python -m centralized_baseline --config configs/uci_har.yaml``."""
 
-import argparse
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -23,7 +21,7 @@ from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.errors import run_command
 from shared.model import Model, build_model, prepare
-from shared.runs import open_run, runs_root
+from shared.runs import open_run, run_folder, run_parser
 from shared.tracking import RunProgress, Tracker
 from shared.train import build_optimizer, pick_device, train_epochs
 
@@ -33,9 +31,14 @@ _EVERYBODY = 0
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, train the baseline and tell what it did."""
-    options = _parse(arguments)
+    parser = run_parser(
+        "centralized_baseline",
+        suffix="centralized",
+        description="Train the same model on the pooled windows of all training people, for comparison.",
+    )
+    options = parser.parse_intermixed_args(arguments)
     config = load_config(options.config, options.overrides)
-    folder = runs_root() / (options.name or f"{config.name}-centralized")
+    folder = run_folder(options, config)
     train_centralized(config, folder, resume=options.resume, force=options.force)
 
 
@@ -100,21 +103,6 @@ def _restore(folder: Path, model: Model, optimizer: torch.optim.Optimizer) -> in
     model.load_state_dict({name: snapshot.tensors[f"model.{name}"] for name in model.state_dict()})
     unpack_optimizer(optimizer, snapshot.tensors)
     return snapshot.step
-
-
-def _parse(arguments: Iterable[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m centralized_baseline",
-        description="Train the same model on the pooled windows of all training people, for comparison.",
-        epilog="example: python -m centralized_baseline --config configs/demo.yaml centralized.epochs=3 --name try",
-    )
-    parser.add_argument("--config", required=True, type=Path, help="YAML file; configs/default.yaml explains all keys")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as seed=1 or train.device=cpu")
-    parser.add_argument("--name", help="folder below runs/ (default: the configuration's name and -centralized)")
-    kept = parser.add_mutually_exclusive_group()
-    kept.add_argument("--resume", action="store_true", help="continue an interrupted run after its last complete epoch")
-    kept.add_argument("--force", action="store_true", help="replace an existing run of this name")
-    return parser.parse_intermixed_args(list(arguments))
 
 
 if __name__ == "__main__":

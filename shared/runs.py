@@ -1,5 +1,6 @@
 """Run folders: made once, never overwritten by accident, and the same layout however a run was started."""
 
+import argparse
 import os
 import shlex
 import shutil
@@ -14,6 +15,41 @@ from shared.files import write_atomic
 def runs_root() -> Path:
     """Return the folder of all runs: FEDHAR_RUNS, or ``runs`` below the current folder."""
     return Path(os.environ.get("FEDHAR_RUNS", "runs")).expanduser().resolve()
+
+
+def run_parser(module: str, suffix: str, description: str) -> argparse.ArgumentParser:
+    """Return the command line that every way of training has in common.
+
+    Args:
+        module: Run by ``python -m``.
+        suffix: Ends the default name of a run, after the configuration's name.
+        description: What the command does, in a sentence.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=f"example: python -m {module} --config configs/demo.yaml --name try seed=1 tasks.features.enabled=false",
+    )
+    parser.set_defaults(suffix=suffix)
+    parser.add_argument("--config", required=True, type=Path, help="YAML file; configs/default.yaml explains all keys")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as train.batch_size=32")
+    parser.add_argument("--name", help=f"folder below runs/ (default: the configuration's name and -{suffix})")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--resume", action="store_true", help="continue an interrupted run from its last checkpoint")
+    kept.add_argument("--force", action="store_true", help="replace an existing run of this name")
+    return parser
+
+
+def run_folder(options: argparse.Namespace, config: Config) -> Path:
+    """Return the folder that the options of ``run_parser`` name.
+
+    Raises:
+        UserError: A name that would lead out of the folder of all runs.
+    """
+    name = options.name or f"{config.name}-{options.suffix}"
+    if Path(name).name != name:
+        raise UserError(f"--name must be the plain name of a folder below {runs_root()}, found {name!r}")
+    return runs_root() / name
 
 
 def open_run(folder: Path, config: Config, *, resume: bool, force: bool) -> None:

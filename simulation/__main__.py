@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.table import Table
 from shared.config import Config, load_config
 from shared.data import load
 from shared.errors import UserError, run_command
-from shared.runs import open_run, runs_root
+from shared.runs import open_run, run_folder, run_parser
 from shared.tracking import METRICS, RunProgress, read_metrics
 
 _WATCH_SECONDS = 0.5
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, run the federation and tell what it did."""
     options = _parse(arguments)
     config = load_config(options.config, options.overrides)
-    folder = runs_root() / (options.name or f"{config.name}-federated")
+    folder = run_folder(options, config)
     simulate(config, folder, options.engine, resume=options.resume, force=options.force)
 
 
@@ -129,18 +129,11 @@ def _tell(folder: Path, console: Console) -> None:
     console.print(f"probe it: python -m centralized_baseline.probe --encoder {os.path.relpath(folder)}")
 
 
-def _parse(arguments: Iterable[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m simulation",
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = run_parser(
+        "simulation",
+        suffix="federated",
         description="Train one encoder on many people: each training person of the data set is a client.",
-        epilog="example: python -m simulation --config configs/demo.yaml --name try federation.rounds=3",
-    )
-    parser.add_argument("--config", required=True, type=Path, help="YAML file; configs/default.yaml explains all keys")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="changes, such as seed=1 or tasks.features.enabled=false",
     )
     parser.add_argument(
         "--engine",
@@ -148,11 +141,7 @@ def _parse(arguments: Iterable[str]) -> argparse.Namespace:
         default="ray",
         help="ray: Flower's simulation runtime, in processes (default); inprocess: the same apps in threads",
     )
-    parser.add_argument("--name", help="folder below runs/ (default: the configuration's name and -federated)")
-    kept = parser.add_mutually_exclusive_group()
-    kept.add_argument("--resume", action="store_true", help="continue an interrupted run after its last complete round")
-    kept.add_argument("--force", action="store_true", help="replace an existing run of this name")
-    return parser.parse_intermixed_args(list(arguments))
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":
