@@ -99,12 +99,13 @@ class _Watcher:
         self._progress = progress
         self._shown = 0
 
-    def look(self) -> None:
-        """Show the rounds that have ended since the last look."""
+    def look(self) -> bool:
+        """Show the rounds that have ended since the last look, and tell whether the run looks as if it had ended."""
         for row in read_metrics(self._folder / METRICS):
             if row["kind"] == "round" and row["round"] > self._shown:
                 self._shown = row["round"]
                 self._progress.show(row | self._weights(row["round"]))
+        return any((self._folder / name).is_file() for name in ("encoder.json", "failure.txt"))
 
     def _weights(self, round_number: int) -> dict[str, float]:
         """On one machine the clients' own logs can be read; the server itself never learns the weights."""

@@ -26,11 +26,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 _BIN = Path(sys.executable).parent
 _START_SECONDS = 60
 _STOP_SECONDS = 15
-_POLL_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+_ASK_SECONDS = 20.0
+"""Between two questions to Flower while nothing seems to end: each starts a process, at the cost of the training."""
 
 
 def run_with_ray(
-    run_config: Mapping[str, Any], clients: int, threads: int, log: Path, watch: Callable[[], None]
+    run_config: Mapping[str, Any], clients: int, threads: int, log: Path, watch: Callable[[], bool]
 ) -> None:
     """Run the project's Flower app to its end in the simulation runtime.
 
@@ -39,7 +41,7 @@ def run_with_ray(
         clients: Number of virtual SuperNodes.
         threads: Processor cores that each client takes; as many clients run side by side as fit.
         log: File for the SuperLink's and the run's log.
-        watch: Called about once a second while the run goes on.
+        watch: Called about once a second while the run goes on; tells whether it looks as if it had ended.
 
     Raises:
         UserError: Flower did not start, or the run did not end as completed; the log is named.
@@ -49,12 +51,21 @@ def run_with_ray(
         with _superlink(environment, log_file, log) as address:
             _connect(Path(home), address)
             run_id = _submit(environment, run_config, clients, threads, Path(home), log)
-            while (status := _status(environment, run_id)).partition(":")[0] != "finished":
-                watch()
-                time.sleep(_POLL_SECONDS)
-            watch()
+            status = _follow(environment, run_id, watch)
             if status != "finished:completed":
                 raise UserError(f"the Flower run ended as {status!r}; its log is {log}")
+
+
+def _follow(environment: dict[str, str], run_id: str, watch: Callable[[], bool]) -> str:
+    """Wait for the run's end and return how it ended, such as "finished:completed"."""
+    asked = time.monotonic()
+    while True:
+        if watch() or time.monotonic() - asked > _ASK_SECONDS:
+            if (status := _status(environment, run_id)).startswith("finished"):
+                watch()
+                return status
+            asked = time.monotonic()
+        time.sleep(_LOOK_SECONDS)
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -155,6 +166,8 @@ def _submit(
 def _status(environment: dict[str, str], run_id: str) -> str:
     """Return the run's status, such as "running" or "finished:completed"."""
     answer = _flwr(environment, "ls", "--run-id", run_id, "--format", "json")
+    if not answer.get("runs"):
+        raise UserError(f"Flower does not know the run any more: {answer.get('error-message', answer)}")
     return str(answer["runs"][0]["status"])
 
 
