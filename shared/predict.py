@@ -1,0 +1,435 @@
+"""Name the activities in a long recording: ``python -m shared.predict --model classifier.onnx recording.csv``.
+
+The recording is a comma-separated file whose first line names the columns: the model's channels in any order, in the
+model's units, and optionally ``time`` in seconds. It is brought to the model's rate and cut into windows that overlap
+by half; each becomes a line ``start_s,end_s,activity,probability``. What does not fit the model is refused, because
+a classifier names an activity for any numbers that it is given.
+
+This module is made to be used where there is no torch: it needs onnxruntime, numpy, scipy and (for messages) rich.
+"""
+
+import argparse
+import csv
+import io
+import json
+import math
+import sys
+import warnings
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as failures  # type: ignore[import-untyped]
+from scipy.signal import resample_poly
+
+from shared.errors import UserError, nearest, run_command
+from shared.files import write_atomic
+
+METADATA_KEY = "fedhar"
+"""The entry of an ONNX file's metadata that holds its ``ModelCard`` as JSON."""
+
+INPUT = "windows"
+"""Name of the model's input: float32 (N, C, T), raw."""
+
+TIME = "time"
+BATCH = 256
+
+RATE_TOLERANCE = 0.01
+"""Rates that differ by less than this share are the same: devices keep their nominal rate no better."""
+LOWEST_SHARE, HIGHEST_SHARE = 0.4, 100.0
+"""Rates that can be resampled, as multiples of the model's: lower ones have lost too much of a movement."""
+
+GAP = 1.5
+"""A step of time longer than this many usual ones has lost a sample."""
+UNEVEN_STEP, UNEVEN_SHARE = 0.25, 0.01
+"""Time is irregular where more than this share of the steps differ from the usual one by more than that share of it."""
+UNEVEN_STRETCH = 0.05
+"""The same where as many samples as a window has take longer or shorter than usual by more than this share."""
+TIME_UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+
+
+class Plausible(NamedTuple):
+    """Magnitudes that a sensor worn by a person can measure.
+
+    Args:
+        expected: Unit and magnitude, in words.
+        quantile: Of all magnitudes, what lies between ``low`` and ``high``.
+        low: In our unit.
+        high: In our unit.
+        others: Units that others use, per unit of ours.
+    """
+
+    expected: str
+    quantile: float
+    low: float
+    high: float
+    others: dict[str, float]
+
+
+ACCELERATION = {"m/s²": 9.80665, "mg": 1000.0}
+PLAUSIBLE = {
+    "total_acc": Plausible("g, with a median magnitude of about 1 (0.5 to 5)", 0.5, 0.5, 5.0, ACCELERATION),
+    "body_acc": Plausible("g, with a median magnitude below 3", 0.5, 0.0, 3.0, ACCELERATION),
+    "gyro": Plausible("rad/s, with 95 % of the magnitudes below 20", 0.95, 0.0, 20.0, {"degrees/s": 180 / math.pi}),
+}
+"""By kind of sensor, the surest first. An accelerometer at rest measures gravity, 1 g. At a wrist in quick exercises
+half of the magnitudes lie above 2.5 g, and 5 % of the rotation rates above 10 rad/s; the limits leave room for more."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What an exported model expects and gives; its metadata in the ONNX file.
+
+    Args:
+        kind: "encoder" (embeddings) or "classifier" (probabilities).
+        data: Name of the data set that it was trained on.
+        channels: C names, in input order.
+        units: C units.
+        rate: Samples per second (Hz).
+        samples: T.
+        classes: Activity names, in output order; of an encoder, those of its data set.
+        config_digest: SHA-256 of the run's configuration.
+    """
+
+    kind: str
+    data: str
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    rate: float
+    samples: int
+    classes: tuple[str, ...]
+    config_digest: str
+
+    def to_json(self) -> str:
+        """Return the card as a JSON object."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelCard":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: Anything else.
+        """
+        values = json.loads(text)
+        try:
+            return cls(
+                kind=str(values["kind"]),
+                data=str(values["data"]),
+                channels=tuple(values["channels"]),
+                units=tuple(values["units"]),
+                rate=float(values["rate"]),
+                samples=int(values["samples"]),
+                classes=tuple(values["classes"]),
+                config_digest=str(values["config_digest"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a model card: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded classifier."""
+
+    session: Any
+    card: ModelCard
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A long recording of the model's channels.
+
+    Args:
+        name: What to call it in a message.
+        x: float64 (samples, C), in the model's units.
+        rate: Samples per second (Hz).
+        start: Time of the first sample (s).
+    """
+
+    name: str
+    x: NDArray[np.float64]
+    rate: float
+    start: float
+
+
+class Activity(NamedTuple):
+    """What the person did from ``start`` to ``end`` (s), and the probability that the model gives it."""
+
+    start: float
+    end: float
+    name: str
+    probability: float
+
+
+def main(arguments: list[str]) -> None:
+    """Write the activities of the recording that the command line names.
+
+    Raises:
+        UserError: A file that is no model or no recording, or a recording that does not fit the model.
+    """
+    options = _parser().parse_args(arguments)
+    model = load_model(options.model)
+    recording = read_recording(options.recording, model.card, options.rate)
+    activities = to_csv(predict(model, recording))
+    if options.out is None:
+        sys.stdout.write(activities)
+    else:
+        write_atomic(options.out, activities)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shared.predict",
+        description="Cut a recording into windows that overlap by half and write what the person did in each, as lines "
+        "of start_s,end_s,activity,probability.",
+        epilog="example: python -m shared.predict --model runs/demo-federated/classifier.onnx --rate 50 recording.csv",
+    )
+    parser.add_argument("recording", type=Path, help="CSV: the model's channels by name and, where known, time (s)")
+    parser.add_argument("--model", required=True, type=Path, help="a classifier.onnx or classifier.int8.onnx")
+    parser.add_argument("--rate", type=float, help="samples per second (Hz), where there is no column time")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    return parser
+
+
+def load_model(path: Path) -> Model:
+    """Load a classifier that ``shared.export`` wrote.
+
+    Raises:
+        UserError: A missing file, or one that is something else.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the model {path}: {error.strerror or error}") from None
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except (failures.InvalidProtobuf, failures.InvalidGraph, failures.InvalidArgument, failures.Fail) as error:
+        raise UserError(f"{path} is not an ONNX model: {error}") from None
+    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        card = ModelCard.from_json(metadata.get(METADATA_KEY, "null"))
+    except ValueError as error:
+        raise UserError(f"{path} is not a model that fedhar exported: {error}") from None
+    if card.kind != "classifier":
+        raise UserError(f"{path} is an {card.kind}, which names no activities; use the classifier.onnx beside it")
+    return Model(session, card)
+
+
+def read_recording(path: Path, card: ModelCard, rate: float | None) -> Recording:
+    """Read a recording and check it against the model: columns, rate, numbers, units.
+
+    Args:
+        path: The CSV file.
+        card: What the model expects.
+        rate: Samples per second (Hz), or None to take it from the column ``time``.
+
+    Raises:
+        UserError: Anything that does not fit, in plain words.
+    """
+    header = _read_header(path)
+    _check_columns(path, header, card)
+    columns = dict(zip(header, _read_numbers(path, header).T, strict=True))
+    start = 0.0
+    if TIME in columns:
+        found, start = _rate_of(columns[TIME], path, card), float(columns[TIME][0])
+        if rate is not None and not math.isclose(rate, found, rel_tol=RATE_TOLERANCE):
+            raise UserError(f"{path}: --rate says {rate:g} Hz, the column {TIME} says {found:g} Hz")
+        rate = found
+    if rate is None:
+        raise UserError(f"{path}: at what rate? Give --rate HZ, or a column {TIME} in seconds")
+    if not LOWEST_SHARE * card.rate <= rate <= HIGHEST_SHARE * card.rate:
+        raise UserError(
+            f"{path}: a model of {card.rate:g} Hz needs a recording of {LOWEST_SHARE * card.rate:g} to "
+            f"{HIGHEST_SHARE * card.rate:g} Hz, found {rate:g} Hz"
+        )
+    recording = Recording(str(path), np.stack([columns[name] for name in card.channels], axis=1), rate, start)
+    check_units(recording, card)
+    return recording
+
+
+def check_units(recording: Recording, card: ModelCard) -> None:
+    """Refuse magnitudes that no human movement has in the model's units; name the unit that they look like.
+
+    Only three-axis sensors can be judged. People who sit still turn so slowly that degrees per second go unnoticed.
+
+    Raises:
+        UserError: Names the sensor, what was expected and what was found.
+    """
+    for kind, stem in ((kind, name.removesuffix("_x")) for kind in PLAUSIBLE for name in card.channels):
+        axes = [f"{stem}_{axis}" for axis in "xyz"]
+        if f"_{stem}".endswith(f"_{kind}") and set(axes) <= set(card.channels):
+            _check_magnitude(recording, card, kind, stem, axes)
+
+
+def _check_magnitude(recording: Recording, card: ModelCard, kind: str, stem: str, axes: list[str]) -> None:
+    limits = PLAUSIBLE[kind]
+    magnitude = np.linalg.norm(recording.x[:, [card.channels.index(name) for name in axes]], axis=1)
+    value = float(np.quantile(magnitude, limits.quantile))
+    if not limits.low <= value <= limits.high:
+        others = (unit for unit, factor in limits.others.items() if limits.low <= value / factor <= limits.high)
+        unit = next(others, None)
+        hint = "" if unit is None else f": it looks like {unit}; divide it by {limits.others[unit]:.5f}"
+        raise UserError(f"{recording.name}: {stem} must be in {limits.expected}, found {value:.3g}{hint}")
+
+
+def predict(model: Model, recording: Recording) -> list[Activity]:
+    """Name the activity of every window of the recording, in time order.
+
+    Raises:
+        UserError: A recording shorter than a window.
+    """
+    card = model.card
+    fitted = resample(recording, card.rate)
+    if len(fitted.x) < card.samples:
+        raise UserError(
+            f"{recording.name} is too short: expected at least {card.samples / card.rate:.2f} s "
+            f"({card.samples} samples at {card.rate:g} Hz), found {len(recording.x) / recording.rate:.2f} s"
+        )
+    step = max(1, card.samples // 2)
+    windows = sliding_window_view(fitted.x, card.samples, axis=0)[::step]
+    batches = (windows[first : first + BATCH].astype(np.float32) for first in range(0, len(windows), BATCH))
+    probabilities = np.concatenate([model.session.run(None, {INPUT: batch})[0] for batch in batches])
+    starts = fitted.start + np.arange(len(windows)) * step / fitted.rate
+    length = card.samples / fitted.rate
+    return [
+        Activity(float(start), float(start + length), card.classes[row.argmax()], float(row.max()))
+        for start, row in zip(starts, probabilities, strict=True)
+    ]
+
+
+def resample(recording: Recording, rate: float) -> Recording:
+    """Return the recording at the given rate (Hz), or as it is where its own is the same.
+
+    Polyphase filtering removes what the lower rate cannot carry. The rate of the result is the nearest that a ratio of
+    small numbers gives, and is said exactly, so that times stay right over a long recording.
+    """
+    if math.isclose(recording.rate, rate, rel_tol=RATE_TOLERANCE):
+        return recording
+    ratio = Fraction(rate / recording.rate).limit_denominator(1000)
+    x = resample_poly(recording.x, ratio.numerator, ratio.denominator, axis=0, padtype="edge")
+    return replace(recording, x=x, rate=recording.rate * float(ratio))
+
+
+def to_csv(activities: list[Activity]) -> str:
+    """Return activities as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["start_s", "end_s", "activity", "probability"])
+    writer.writerows([f"{a.start:.3f}", f"{a.end:.3f}", a.name, f"{a.probability:.4f}"] for a in activities)
+    return text.getvalue()
+
+
+def _read_header(path: Path) -> list[str]:
+    """Return the column names, which must be names and not numbers."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+    except OSError as error:
+        raise UserError(f"cannot read the recording {path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path} is not a CSV file: it holds bytes that are no text") from None
+    if not any(header):
+        raise UserError(f"{path} is not a CSV file: its first line must name the columns, found nothing")
+    if all(map(_is_number, header)):
+        raise UserError(f"{path}: the first line must name the columns, found the numbers {', '.join(header[:3])}…")
+    return header
+
+
+def _check_columns(path: Path, header: list[str], card: ModelCard) -> None:
+    """Refuse any other columns than the model's channels and time."""
+    missing = [name for name in card.channels if name not in header]
+    unknown = [name for name in header if name not in (*card.channels, TIME)]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    problems = []
+    if missing:
+        problems.append(f"missing columns: {', '.join(missing)}")
+    if unknown:
+        problems.append("unknown columns: " + ", ".join(f"{name!r}{nearest(name, missing)}" for name in unknown))
+    if repeated:
+        problems.append(f"columns that occur twice: {', '.join(repeated)}")
+    if problems:
+        expected = ", ".join(f"{name} ({unit})" for name, unit in zip(card.channels, card.units, strict=True))
+        commas = "" if len(header) > 1 else "; is it separated by commas?"
+        raise UserError(f"{path}: {'; '.join(problems)}{commas}; expected {expected}, and optionally {TIME} (s)")
+
+
+def _read_numbers(path: Path, header: list[str]) -> NDArray[np.float64]:
+    """Return the lines below the header, float64 (lines, columns), all finite."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+            table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, encoding="utf-8", comments=None, quotechar='"')
+    except ValueError as error:
+        _explain_lines(path, header, error)
+    if not table.size:
+        raise UserError(f"{path} holds no samples below its header")
+    if not np.isfinite(table).all() or table.shape[1] != len(header):
+        _explain_lines(path, header, ValueError("not a table of finite numbers"))
+    return table
+
+
+def _explain_lines(path: Path, header: list[str], cause: ValueError) -> NoReturn:
+    """Name the first line that is not what it should be."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(file)
+        next(reader)
+        for row in reader:
+            if row and len(row) != len(header):
+                raise UserError(f"{path}, line {reader.line_num}: expected {len(header)} columns, found {len(row)}")
+            for name, cell in zip(header, row, strict=False):
+                if not _is_number(cell) or not math.isfinite(float(cell)):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}, column {name}: expected a number, found {cell.strip()!r}; "
+                        "cut the recording there, or fill the gap yourself"
+                    )
+    raise UserError(f"{path}: {cause}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _rate_of(time: NDArray[np.float64], path: Path, card: ModelCard) -> float:
+    """Return the rate (Hz) of time stamps (s), which must go on evenly."""
+    if len(time) < 2:
+        raise UserError(f"{path} is too short: expected at least {card.samples} samples, found {len(time)}")
+    steps = np.diff(time)
+    if (steps <= 0).any():
+        row = int(np.argmax(steps <= 0))
+        raise UserError(
+            f"{path}: {TIME} must increase, found {time[row + 1]:.12g} after {time[row]:.12g} (sample {row + 2})"
+        )
+    usual, mean = float(np.median(steps)), float(steps.mean())
+    for unit, factor in TIME_UNITS.items():
+        if LOWEST_SHARE <= factor / usual / card.rate <= 1 / LOWEST_SHARE:
+            raise UserError(
+                f"{path}: {TIME} must be in seconds, found a sample every {usual:g}; it looks like {unit}: divide it "
+                f"by {factor:.0f}"
+            )
+    if (steps > GAP * usual).any():
+        row = int(np.argmax(steps > GAP * usual))
+        raise UserError(
+            f"{path}: expected a sample every {usual:.4g} s, found a gap of {steps[row]:.4g} s after {TIME} "
+            f"{time[row]:.12g} (sample {row + 1}); cut the recording there, or fill the gap yourself"
+        )
+    uneven = float((np.abs(steps - usual) > UNEVEN_STEP * usual).mean())
+    stretches = (time[card.samples :] - time[: -card.samples]) / (card.samples * mean)
+    if uneven > UNEVEN_SHARE or (np.abs(stretches - 1) > UNEVEN_STRETCH).any():
+        raise UserError(
+            f"{path}: {TIME} is irregular: expected a sample every {mean:.4g} s, found steps from "
+            f"{steps.min():.4g} to {steps.max():.4g} s; resample it to an even rate"
+        )
+    return 1 / mean
+
+
+if __name__ == "__main__":
+    run_command(main)
