@@ -56,6 +56,9 @@ class PeopleFedAvg(FedAvg):
         self.manifest = manifest
         self._sent: dict[str, NDArray[Any]] = {}
         self._last = time.perf_counter()
+        self._metric_names = {"partition-id", "num-examples", "loss", "seconds"} | {
+            f"loss.{name}" for name in config.enabled_tasks
+        }
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -92,7 +95,7 @@ class PeopleFedAvg(FedAvg):
         for reply in replies:
             member = by_node.get(reply.metadata.src_node_id)
             if member is None:  # Flower itself answers for a node that is gone
-                reasons.append(reply.error.reason if reply.has_error() else "an answer of an unknown node")
+                reasons.append((reply.has_error() and reply.error.reason) or "an answer of an unknown node")
                 LOG.warning("round %d: dropped a reply: %s", true_round, reasons[-1])
             elif complaint := self._complaint(reply):
                 reasons.append(f"person {member.person}: {complaint}")
@@ -123,6 +126,8 @@ class PeopleFedAvg(FedAvg):
         examples = metrics.get("num-examples")
         if not isinstance(examples, int) or examples < 1:
             return f"num-examples must be a positive count, found {examples!r}"
+        if set(metrics) != self._metric_names:
+            return f"expected metrics {sorted(self._metric_names)}, found {sorted(metrics)}"
         if broken := [k for k, v in metrics.items() if not np.isfinite(v).all()]:
             return f"metric {broken[0]} is not finite"
         return mismatch(to_numpy(content.array_records["arrays"]), self._sent)

@@ -99,7 +99,7 @@ def jitter(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     noise -= noise.mean(-1, keepdim=True)
     strength = _uniform(x, generator, (len(x), 1, 1), *NOISE)
-    return torch.addcmul(x, noise, strength * channels.std.to(x.dtype)[:, None])
+    return torch.addcmul(x, noise, strength * channels.std.to(x)[:, None])
 
 
 def scale(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
