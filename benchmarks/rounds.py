@@ -21,8 +21,8 @@ from shared.data import load
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
+from shared.metrics import METRICS, read_metrics
 from shared.model import Model, TrainingData, build_model, prepare
-from shared.tracking import METRICS, read_metrics
 from shared.train import build_optimizer, pick_device, train_epochs
 from simulation.__main__ import simulate
 

@@ -21,9 +21,10 @@ from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.errors import run_command
 from shared.model import Model, build_model, prepare
+from shared.progress import RunProgress
 from shared.runs import open_run, run_folder, run_parser
-from shared.tracking import RunProgress, Tracker
-from shared.train import build_optimizer, pick_device, train_epochs
+from shared.tracking import Tracker
+from shared.train import build_optimizer, pick_device, rehearse, train_epochs
 
 _EVERYBODY = 0
 """Stands for the person in the seeds of pooled data."""
@@ -55,6 +56,7 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
         UserError: Bad data, or a folder that cannot be used.
     """
     train, _ = load(config.data)
+    rehearse(config, train)
     open_run(folder, config, resume=resume, force=force)
     torch.set_num_threads(config.centralized.threads)
     device = pick_device(config.train.device)

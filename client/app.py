@@ -4,15 +4,15 @@
 with my own heads for some epochs, keep the heads, send the encoder back.
 """
 
+import re
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
 
 from client.state import PrivateState
 from shared.config import Config
@@ -21,7 +21,7 @@ from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
-from shared.exchange import incoming, outgoing
+from shared.exchange import arrays_of, incoming, outgoing
 from shared.model import TrainingData, build_model, prepare
 from shared.runs import from_run_config
 from shared.train import build_optimizer, pick_device, train_epochs
@@ -39,7 +39,7 @@ _CACHED_PEOPLE = 64
 def introduce(message: Message, context: Context) -> Message:
     """Reply with person, windows, sensors, and the count, sum and sum of squares of each channel."""
     config, _ = from_run_config(context.run_config, context.run_id)
-    windows = _windows_of(config.data, _partition(context))
+    windows = _windows_of(config.data, _partition(context), _own_data(context))
     statistics = ChannelStatistics.of(windows)
     metrics = MetricRecord(
         {
@@ -67,15 +67,16 @@ def train(message: Message, context: Context) -> Message:
     config, run_folder = from_run_config(context.run_config, context.run_id)
     told = message.content.config_records["config"]
     server_round = cast(int, told["server-round"])
-    windows, data = _prepared(config, _partition(context))
+    windows, data = _prepared(config, _partition(context), _own_data(context))
     person = windows.people[0]
     torch.set_num_threads(config.train.threads)
     device = pick_device(config.train.device)
     model = build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.from_dict(told)).to(device)
     optimizer = build_optimizer(model, config.train)
     policy = config.federation.norm_statistics
-    state_root = Path(str(context.node_config.get("state-dir", run_folder / "clients")))
-    state = PrivateState(state_root / f"person_{person:02d}", config.digest, policy)
+    state = PrivateState(
+        _state_root(context, run_folder, str(told["run"])) / f"person_{person:02d}", config.digest, policy
+    )
     state.restore(model, optimizer, before=server_round)
     incoming(model.encoder, arrays_of(message.content.array_records["arrays"]), policy)
 
@@ -106,16 +107,29 @@ def train(message: Message, context: Context) -> Message:
     return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)}), reply_to=message)
 
 
-def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Return the record's arrays by name."""
-    return {name: array.numpy() for name, array in record.items()}
+def _state_root(context: Context, run_folder: Path, run: str) -> Path:
+    """The folder of private states: a device that takes part in several runs has one for each of them."""
+    named = context.node_config.get("state-dir")
+    if not named:
+        return run_folder / "clients"
+    if not re.fullmatch(r"[0-9a-f]{16}", run):  # it becomes a folder's name on this device
+        raise UserError(f"the server calls its run {run!r}, expected 16 hexadecimal digits")
+    return Path(str(named)) / run
 
 
 def _partition(context: Context) -> int:
     return int(cast(int, context.node_config["partition-id"]))
 
 
-def _windows_of(settings: DataSettings, partition: int) -> Windows:
+def _own_data(context: Context) -> Path | None:
+    """The folder with this client's own person; None: the run's data set is at hand, and the partition tells who."""
+    own = context.node_config.get("data")
+    return Path(str(own)) if own else None
+
+
+def _windows_of(settings: DataSettings, partition: int, own: Path | None) -> Windows:
+    if own:
+        return _own_windows(own)
     with _LOADING:
         people = _people(settings)
     if partition >= len(people):
@@ -125,6 +139,17 @@ def _windows_of(settings: DataSettings, partition: int) -> Windows:
     return people[partition]
 
 
+@lru_cache(maxsize=_CACHED_PEOPLE)
+def _own_windows(folder: Path) -> Windows:
+    train_part, test_part = load(DataSettings(name="folder", path=folder, holdout=()))
+    if len(train_part.people) != 1 or test_part.people:
+        raise UserError(
+            f"the node's data folder {folder} must hold the windows of exactly one person, who trains; found training "
+            f"people {train_part.people} and test people {test_part.people}"
+        )
+    return train_part
+
+
 @lru_cache(maxsize=1)
 def _people(settings: DataSettings) -> list[Windows]:
     train_part, _ = load(settings)
@@ -132,6 +157,6 @@ def _people(settings: DataSettings) -> list[Windows]:
 
 
 @lru_cache(maxsize=_CACHED_PEOPLE)
-def _prepared(config: Config, partition: int) -> tuple[Windows, TrainingData]:
-    windows = _windows_of(config.data, partition)
+def _prepared(config: Config, partition: int, own: Path | None) -> tuple[Windows, TrainingData]:
+    windows = _windows_of(config.data, partition, own)
     return windows, prepare(config, windows)

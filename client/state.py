@@ -11,8 +11,8 @@ from shared.checkpoint import Snapshot, load_snapshot, pack_optimizer, save_snap
 from shared.errors import UserError
 from shared.exchange import NormStatistics, private_state
 from shared.files import write_atomic
+from shared.metrics import METRICS, read_metrics
 from shared.model import Model
-from shared.tracking import METRICS, read_metrics
 
 
 class PrivateState:

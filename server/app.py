@@ -5,22 +5,25 @@ Reads ``config``, ``overrides`` and ``run-dir`` from the run's configuration (se
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.introduction import introduce_members
-from server.strategy import PeopleFedAvg, to_numpy
+from server.strategy import PeopleFedAvg
 from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder, save_snapshot
 from shared.config import Config
 from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
-from shared.exchange import Manifest, incoming, outgoing, shared_names
+from shared.exchange import Manifest, arrays_of, incoming, outgoing, shared_names
 from shared.files import write_atomic
 from shared.model import build_initial_encoder
-from shared.runs import from_run_config, open_run
+from shared.runs import FAILURE, from_run_config, open_run
 from shared.tracking import Tracker
 
 LOG = logging.getLogger(__name__)
@@ -38,19 +41,36 @@ def main(grid: Grid, context: Context) -> None:
     """
     config, folder = from_run_config(context.run_config, context.run_id)
     open_run(folder, config, resume=(folder / "config.yaml").is_file(), force=False)
-    failure = folder / "failure.txt"
+    failure = folder / FAILURE
     failure.unlink(missing_ok=True)
+    with _log_to(folder / "server.log"):
+        try:
+            _federate(grid, config, folder)
+        except UserError as error:
+            LOG.error("%s", error)
+            write_atomic(failure, f"{error}\n")
+            raise
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Keep what the server notices in the run folder: Flower keeps the output of a ServerApp from its user."""
+    logger = logging.getLogger("server")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
     try:
-        _federate(grid, config, folder)
-    except UserError as error:
-        write_atomic(failure, f"{error}\n")
-        raise
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _federate(grid: Grid, config: Config, folder: Path) -> None:
     torch.set_num_threads(config.train.threads)
     snapshot = load_snapshot(folder / "checkpoint")
     done = snapshot.step if snapshot else 0
+    run = snapshot.meta["run"] if snapshot else token_hex(8)
     manifest = Manifest(snapshot.meta["exchange"] if snapshot else None)
     federation = introduce_members(grid, config.federation, manifest)
     statistics = ChannelStatistics.from_dict(snapshot.meta["statistics"]) if snapshot else federation.statistics
@@ -61,9 +81,9 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
         incoming(encoder, {name: value.numpy() for name, value in snapshot.tensors.items()}, policy)
 
     def save(server_round: int, arrays: ArrayRecord) -> None:
-        incoming(encoder, to_numpy(arrays), policy)
+        incoming(encoder, arrays_of(arrays), policy)
         tensors = {name: torch.from_numpy(value) for name, value in outgoing(encoder, policy).items()}
-        meta = {"statistics": statistics.to_dict(), "exchange": manifest.state()}
+        meta = {"run": run, "statistics": statistics.to_dict(), "exchange": manifest.state()}
         save_snapshot(folder / "checkpoint", Snapshot(done + server_round, tensors, meta))
         write_atomic(folder / "exchange.json", json.dumps(manifest.report(), indent=2) + "\n")
 
@@ -74,7 +94,7 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
             initial_arrays=ArrayRecord({name: Array(value) for name, value in outgoing(encoder, policy).items()}),
             num_rounds=config.federation.rounds - done,
             timeout=config.federation.round_timeout,
-            train_config=ConfigRecord(dict(statistics.to_dict())),
+            train_config=ConfigRecord({"run": run} | statistics.to_dict()),
             evaluate_fn=save,
         )
     missing = len(shared_names(encoder, policy)) < len(shared_names(encoder, "average"))

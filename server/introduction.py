@@ -6,16 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, cast
+from typing import Any, Self
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from shared.config import FederationSettings
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta
 from shared.errors import UserError
 from shared.exchange import Manifest
+from shared.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
@@ -48,6 +50,40 @@ class Federation:
     samples: int
 
 
+class Sensors(Settings):
+    """What a client measures; the same for all members."""
+
+    data: str
+    channels: tuple[str, ...] = Field(min_length=1)
+    units: tuple[str, ...]
+    rate: PositiveFloat
+    samples: PositiveInt
+
+
+class Introduction(Settings):
+    """A client's answer to "who are you": the sums are over the samples of its windows, one for each channel."""
+
+    partition: int = Field(alias="partition-id", ge=0)
+    person: int
+    windows: PositiveInt = Field(alias="num-examples")
+    count: PositiveInt
+    total: tuple[float, ...]
+    squares: tuple[float, ...]
+    sensors: Sensors
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        for name in ("total", "squares"):
+            if (found := len(getattr(self, name))) != (expected := len(self.sensors.channels)):
+                raise ValueError(f"{name} has {found} values for {expected} channels")
+        return self
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        """The channel statistics of this client's windows."""
+        return ChannelStatistics.from_dict(self.model_dump())
+
+
 def introduce_members(grid: Grid, settings: FederationSettings, manifest: Manifest) -> Federation:
     """Wait for the clients, ask each to introduce itself, and pool their channel statistics.
 
@@ -58,25 +94,22 @@ def introduce_members(grid: Grid, settings: FederationSettings, manifest: Manife
     """
     nodes = _wait_for_nodes(grid, settings.min_clients, settings.join_timeout)
     questions = [Message(RecordDict(), node, "query.introduce") for node in nodes]
-    answers = grid.send_and_receive(questions, timeout=settings.join_timeout)
-    sound, reasons = _sort_out(answers)
-    if len(sound) < settings.min_clients:
+    answers = list(grid.send_and_receive(questions, timeout=settings.join_timeout))
+    for answer in answers:
+        _count(answer, manifest)
+    known, reasons = _sort_out(answers)
+    if len(known) < settings.min_clients:
         told = "; ".join(reasons) or f"the others did not answer within {settings.join_timeout:g} s"
         raise UserError(
-            f"{len(sound)} of {settings.min_clients} clients (federation.min_clients) can take part: {told}"
+            f"{len(known)} of {settings.min_clients} clients (federation.min_clients) can take part: {told}"
         )
-    for answer in sound:
-        _count(answer, manifest)
-    statistics = reduce(add, (_statistics(answer) for answer in sound))
-    sensors = sound[0].content.config_records["sensors"]
-    meta = Meta(
-        name=str(sensors["data"]),
-        channels=tuple(cast(list[str], sensors["channels"])),
-        units=tuple(cast(list[str], sensors["units"])),
-        rate=cast(float, sensors["rate"]),
-        classes=(),
+    sensors = known[0][1].sensors
+    return Federation(
+        members=tuple(Member(node, one.partition, one.person) for node, one in known),
+        statistics=reduce(add, (one.statistics for _, one in known)),
+        meta=Meta(sensors.data, sensors.channels, sensors.units, sensors.rate, classes=()),
+        samples=sensors.samples,
     )
-    return Federation(tuple(map(_member, sound)), statistics, meta, cast(int, sensors["samples"]))
 
 
 def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
@@ -91,36 +124,56 @@ def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
     return nodes
 
 
-def _sort_out(answers: Iterable[Message]) -> tuple[list[Message], list[str]]:
-    """Return the answers that fit together, by partition, and the reasons why others do not."""
-    reasons = [answer.error.reason or "it failed" for answer in answers if answer.has_error()]
-    sound = sorted((a for a in answers if a.has_content()), key=lambda answer: _member(answer).partition)
-    fitting = [a for a in sound if _sensors(a) == _sensors(sound[0])]
-    for answer in sound:
-        if answer not in fitting:
-            reasons.append(
-                f"person {_member(answer).person} measures {_sensors(answer)}, the first one {_sensors(sound[0])}"
-            )
+def _sort_out(answers: Iterable[Message]) -> tuple[list[tuple[int, Introduction]], list[str]]:
+    """Return the nodes whose introductions fit together, by partition, and the reasons why others do not."""
+    introduced: list[tuple[int, Introduction]] = []
+    reasons: list[str] = []
+    for answer in answers:
+        try:
+            introduced.append((answer.metadata.src_node_id, _read(answer)))
+        except UserError as error:
+            reasons.append(str(error))
+    introduced.sort(key=lambda pair: (pair[1].partition, pair[0]))
+    fitting: list[tuple[int, Introduction]] = []
+    for node, one in introduced:
+        if complaint := _conflict(one, [other for _, other in fitting]):
+            reasons.append(f"person {one.person} {complaint}")
+        else:
+            fitting.append((node, one))
     for reason in reasons:
         LOG.warning("a client is left out: %s", reason)
     return fitting, reasons
 
 
-def _member(answer: Message) -> Member:
-    metrics = answer.content.metric_records["metrics"]
-    return Member(answer.metadata.src_node_id, cast(int, metrics["partition-id"]), cast(int, metrics["person"]))
+def _read(answer: Message) -> Introduction:
+    if answer.has_error():
+        raise UserError(answer.error.reason or "it failed")
+    content = answer.content
+    values = dict(content.metric_records.get("metrics", {}))
+    sensors = dict(content.config_records.get("sensors", {}))
+    try:
+        return Introduction.model_validate(values | {"sensors": sensors})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"])) or "it"
+        raise UserError(
+            f"node {answer.metadata.src_node_id} introduced itself badly: {place}: {problem['msg']}"
+        ) from None
 
 
-def _sensors(answer: Message) -> dict[str, Any]:
-    return dict(answer.content.config_records["sensors"])
-
-
-def _statistics(answer: Message) -> ChannelStatistics:
-    return ChannelStatistics.from_dict(answer.content.metric_records["metrics"])
+def _conflict(one: Introduction, others: list[Introduction]) -> str:
+    """Say why a client cannot be a member beside the others; "" if it can."""
+    if others and one.sensors != others[0].sensors:
+        return f"measures {one.sensors}, the first one {others[0].sensors}"
+    for name in ("partition", "person"):
+        if getattr(one, name) in {getattr(other, name) for other in others}:
+            return f"has the {name} of another client"
+    return ""
 
 
 def _count(answer: Message, manifest: Manifest) -> None:
-    for kind, record in (("metric", answer.content.metric_records["metrics"]), ("sensor", _sensors(answer))):
-        for name, value in record.items():
-            length = len(value) if isinstance(value, list) else 1
-            manifest.count("up", kind, name, (length,), 8 * length)
+    if answer.has_content():
+        records: dict[str, Any] = {"metric": answer.content.metric_records, "sensor": answer.content.config_records}
+        for kind, found in records.items():
+            for values in found.values():
+                manifest.count_values("up", kind, values)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from server.introduction import Member
 from shared.config import Config
 from shared.errors import UserError
-from shared.exchange import Manifest, mismatch
+from shared.exchange import Manifest, arrays_of, mismatch
 from shared.seeding import derive_seed
 from shared.tracking import Tracker
 
@@ -55,6 +55,7 @@ class PeopleFedAvg(FedAvg):
         self.tracker = tracker
         self.manifest = manifest
         self._sent: dict[str, NDArray[Any]] = {}
+        self._cohort: list[Member] = []
         self._last = time.perf_counter()
         self._metric_names = {"partition-id", "num-examples", "loss", "seconds"} | {
             f"loss.{name}" for name in config.enabled_tasks
@@ -67,11 +68,12 @@ class PeopleFedAvg(FedAvg):
         true_round = self.done + server_round
         config["server-round"] = true_round
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        self._sent = to_numpy(arrays)
-        cohort = self.draw_cohort(true_round)
-        for _ in cohort:
+        self._sent = arrays_of(arrays)
+        self._cohort = self.draw_cohort(true_round)
+        for _ in self._cohort:
             self.manifest.count_arrays("down", self._sent)
-        return self._construct_messages(record, [member.node for member in cohort], MessageType.TRAIN)
+            self.manifest.count_values("down", "config", config)
+        return self._construct_messages(record, [member.node for member in self._cohort], MessageType.TRAIN)
 
     def draw_cohort(self, true_round: int) -> list[Member]:
         """Draw the round's clients by partition id, in ascending order."""
@@ -89,23 +91,11 @@ class PeopleFedAvg(FedAvg):
             UserError: No reply of the round can be used; the reasons are listed.
         """
         true_round = self.done + server_round
-        sound: dict[int, Message] = {}
-        reasons: list[str] = []
-        by_node = {member.node: member for member in self.members.values()}
-        for reply in replies:
-            member = by_node.get(reply.metadata.src_node_id)
-            if member is None:  # Flower itself answers for a node that is gone
-                reasons.append((reply.has_error() and reply.error.reason) or "an answer of an unknown node")
-                LOG.warning("round %d: dropped a reply: %s", true_round, reasons[-1])
-            elif complaint := self._complaint(reply):
-                reasons.append(f"person {member.person}: {complaint}")
-                LOG.warning("round %d: dropped the reply of person %d: %s", true_round, member.person, complaint)
-            else:
-                sound[member.partition] = reply
+        sound, reasons = self._sort_out(replies)
+        for reason in reasons:
+            LOG.warning("round %d: dropped %s", true_round, reason)
         if not sound:
-            raise UserError(
-                f"round {true_round}: no client sent a usable reply; {'; '.join(reasons) or 'none answered in time'}"
-            )
+            raise UserError(f"round {true_round}: no client sent a usable reply; {'; '.join(reasons)}")
         for partition in sorted(sound):
             self._take_note(true_round, self.members[partition], sound[partition])
         arrays, metrics = super().aggregate_train(server_round, [sound[p] for p in sorted(sound)])
@@ -114,6 +104,25 @@ class PeopleFedAvg(FedAvg):
         self._last = now
         self.tracker.log("round", true_round, dict(metrics or {}) | counts)
         return arrays, metrics
+
+    def _sort_out(self, replies: Iterable[Message]) -> tuple[dict[int, Message], list[str]]:
+        """Return the usable replies by partition, and for everybody else of the cohort what was wrong."""
+        sound: dict[int, Message] = {}
+        reasons: list[str] = []
+        silent = {member.node: member for member in self._cohort}
+        for reply in replies:
+            if reply.has_content():
+                self._count(reply)
+            member = silent.pop(reply.metadata.src_node_id, None)
+            if member is None:  # Flower itself answers for a node that is gone
+                told = reply.error.reason if reply.has_error() else "it was not asked"
+                reasons.append(f"a reply of node {reply.metadata.src_node_id}: {told}")
+            elif complaint := self._complaint(reply):
+                reasons.append(f"the reply of person {member.person}: {complaint}")
+            else:
+                sound[member.partition] = reply
+        reasons += [f"person {member.person}, who did not answer in time" for member in silent.values()]
+        return sound, reasons
 
     def _complaint(self, reply: Message) -> str:
         """Say why a reply cannot be used; "" if it can."""
@@ -130,20 +139,19 @@ class PeopleFedAvg(FedAvg):
             return f"expected metrics {sorted(self._metric_names)}, found {sorted(metrics)}"
         if broken := [k for k, v in metrics.items() if not np.isfinite(v).all()]:
             return f"metric {broken[0]} is not finite"
-        return mismatch(to_numpy(content.array_records["arrays"]), self._sent)
+        return mismatch(arrays_of(content.array_records["arrays"]), self._sent)
+
+    def _count(self, reply: Message) -> None:
+        """Count all that came, usable or not: it has left the device."""
+        for arrays in reply.content.array_records.values():
+            self.manifest.count_arrays("up", arrays_of(arrays))
+        for metrics in reply.content.metric_records.values():
+            self.manifest.count_values("up", "metric", metrics)
 
     def _take_note(self, true_round: int, member: Member, reply: Message) -> None:
         metrics = dict(reply.content.metric_records["metrics"])
-        self.manifest.count_arrays("up", to_numpy(reply.content.array_records["arrays"]))
-        for name in metrics:
-            self.manifest.count("up", "metric", name, (), 8)
         del metrics["partition-id"]
         self.tracker.log("client", true_round, {"person": member.person} | metrics)
-
-
-def to_numpy(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Return a record's arrays by name."""
-    return {name: array.numpy() for name, array in record.items()}
 
 
 def _average_losses(records: list[RecordDict], weight_key: str) -> MetricRecord:

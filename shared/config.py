@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, create_model, field_validator
 
 from shared.data import DATASETS, DataSettings
 from shared.encoders import ENCODERS, EncoderSettings
@@ -22,6 +22,9 @@ from shared.tasks import TASKS, TaskSettings
 from shared.weighting import WEIGHTINGS, WeightingSettings
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "default.yaml"
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+"""Of a run's name, which is a folder's name too."""
 
 
 class TrainSettings(Settings):
@@ -60,7 +63,7 @@ class CentralizedSettings(Settings):
 class Config(Settings):
     """Everything a run needs to know; equal configurations give equal encoders."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=f"^{NAME_PATTERN}$")
     seed: int = Field(ge=0)
     data: DataSettings
     encoder: EncoderSettings
@@ -73,7 +76,9 @@ class Config(Settings):
     @field_validator("tasks", mode="before")
     @classmethod
     def _typed_by_registry(cls, blocks: Any) -> Any:
-        return {name: TASKS[name].Settings.model_validate(block) for name, block in dict(blocks).items()}
+        # A model of models, so that an error's place begins with the task's name.
+        fields: dict[str, Any] = {name: (TASKS[name].Settings, ...) for name in dict(blocks)}
+        return dict(create_model("Tasks", **fields).model_validate(blocks))
 
     def __hash__(self) -> int:
         return hash(self.digest)

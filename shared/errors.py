@@ -1,8 +1,10 @@
 """Errors that a user can act on, and the one way a command line reports them."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from types import FrameType
 from typing import NoReturn, TypeVar
 
 from rich.console import Console
@@ -32,7 +34,12 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 
 def run_command(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command line's ``main(arguments)`` and exit: 0 done, 2 bad input, 130 interrupted."""
+    """Run a command line's ``main(arguments)`` and exit: 0 done, 2 bad input, 130 interrupted, 143 terminated.
+
+    SIGTERM and SIGHUP unwind as Ctrl-C does, so that what was started is stopped.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _unwind)
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -42,3 +49,7 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
         Console(stderr=True).print("interrupted; what was finished is saved")
         sys.exit(130)
     sys.exit(0)
+
+
+def _unwind(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)

@@ -6,7 +6,7 @@ statistics of BatchNorm stay too.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,15 @@ from shared.errors import UserError
 from shared.model import Model
 
 PREFIX = "encoder."
+
+
+class SupportsNumpy(Protocol):
+    """Something that holds an array, such as Flower's ``Array``."""
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the array."""
+        ...
+
 
 NormStatistics = Literal["average", "local"]
 
@@ -33,6 +42,11 @@ def outgoing(encoder: Encoder, policy: NormStatistics) -> dict[str, NDArray[np.f
     """Return copies of the arrays that leave, by their name on the wire."""
     state = encoder.state_dict()
     return {PREFIX + name: state[name].detach().cpu().numpy().copy() for name in shared_names(encoder, policy)}
+
+
+def arrays_of(record: Mapping[str, SupportsNumpy]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a Flower record by name; Flower itself is not needed for this."""
+    return {name: array.numpy() for name, array in record.items()}
 
 
 def incoming(encoder: Encoder, arrays: Mapping[str, NDArray[Any]], policy: NormStatistics) -> None:
@@ -96,6 +110,13 @@ class Manifest:
         )
         entry["times"] += 1
         entry["bytes"] += size
+
+    def count_values(self, direction: Literal["up", "down"], kind: str, values: Mapping[str, Any]) -> None:
+        """Count numbers, texts and lists of them: eight bytes a number, and the length of a text."""
+        for name, value in values.items():
+            items = value if isinstance(value, list | tuple) else [value]
+            size = sum(len(item.encode()) if isinstance(item, str) else 8 for item in items)
+            self.count(direction, kind, name, (len(items),) if items is value else (), size)
 
     def count_arrays(self, direction: Literal["up", "down"], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Count the arrays of one message."""

@@ -2,14 +2,18 @@
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from shared.config import DEFAULTS, Config, differences, load_config
+from shared.config import DEFAULTS, NAME_PATTERN, Config, differences, load_config
 from shared.errors import UserError
 from shared.files import write_atomic
+
+FAILURE = "failure.txt"
+"""In the run folder of a run that failed: why, in words."""
 
 
 def runs_root() -> Path:
@@ -47,8 +51,10 @@ def run_folder(options: argparse.Namespace, config: Config) -> Path:
         UserError: A name that would lead out of the folder of all runs.
     """
     name = options.name or f"{config.name}-{options.suffix}"
-    if Path(name).name != name:
-        raise UserError(f"--name must be the plain name of a folder below {runs_root()}, found {name!r}")
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UserError(
+            f"--name is the plain name of a folder below {runs_root()} (letters, digits, '.', '_', '-'), found {name!r}"
+        )
     return runs_root() / name
 
 
@@ -71,6 +77,8 @@ def open_run(folder: Path, config: Config, *, resume: bool, force: bool) -> None
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
+        if not config_path.is_file():
+            raise UserError(f"{folder} exists already and is not a run: choose another --name") from None
         raise UserError(
             f"the run {folder} exists already: choose another --name, continue it with --resume, "
             "or replace it with --force"

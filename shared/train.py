@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from shared.config import TrainSettings
-from shared.model import Model, TrainingData
+from shared.config import Config, TrainSettings
+from shared.data.statistics import ChannelStatistics
+from shared.data.windows import Windows
+from shared.errors import UserError
+from shared.model import Model, TrainingData, build_model, prepare
 from shared.seeding import make_generator
 
 
@@ -33,12 +37,36 @@ class EpochLog:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the named device; "auto" takes CUDA, then MPS, then the processor."""
+    """Return the named device; "auto" takes CUDA, then MPS, then the processor.
+
+    Raises:
+        UserError: The machine has no such device.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name != "auto":
+        if not available[name]:
+            raise UserError(f"train.device is {name!r}, which this machine does not have; choose auto or cpu")
         return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+
+
+def rehearse(config: Config, windows: Windows) -> None:
+    """Compute the losses of two windows, so that what cannot be trained is refused before a run's folder is made.
+
+    Args:
+        config: Of the run to come.
+        windows: Of the training people.
+
+    Raises:
+        UserError: The device, the encoder or a task cannot work with these settings on these windows.
+    """
+    if not len(windows):
+        raise UserError(f"the data set {config.data.name!r} has no training people")
+    device = pick_device(config.train.device)
+    few = windows[np.arange(min(2, len(windows)))]
+    model = build_model(config, few.meta, few.x.shape[2], ChannelStatistics.of(few)).to(device)
+    data = prepare(config, few).to(device)
+    model.losses(data.x, data.features, make_generator(config.seed, device=device), torch.float32)
 
 
 def build_optimizer(model: Model, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -82,7 +110,7 @@ def train_epochs(
     drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was interrupted.
 
     Raises:
-        FloatingPointError: A loss that is not finite; names the task.
+        UserError: A loss that is not finite; names the task.
     """
     precision = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     steps = math.ceil(len(data) / batch_size)
@@ -107,7 +135,10 @@ def train_epochs(
         means = sums / len(data)
         if not torch.isfinite(means).all():
             broken = [n for n, v in zip(model.tasks, means.tolist(), strict=True) if not math.isfinite(v)]
-            raise FloatingPointError(f"epoch {epoch + 1}: the loss of {', '.join(broken)} is not finite")
+            raise UserError(
+                f"epoch {epoch + 1}: the loss of {', '.join(broken)} is not finite; a smaller train.learning_rate "
+                f"(now {settings.learning_rate:g}) may help"
+            )
         weights = model.weighting.weights().tolist()
         model.weighting.end_epoch(means)
         yield EpochLog(

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from rich.table import Table
 from shared.config import Config, load_config
 from shared.data import load
 from shared.errors import UserError, run_command
-from shared.runs import open_run, run_folder, run_parser
-from shared.tracking import METRICS, RunProgress, read_metrics
-
-_WATCH_SECONDS = 0.5
+from shared.metrics import METRICS, read_metrics
+from shared.progress import RunProgress, RunWatcher
+from shared.runs import FAILURE, open_run, run_folder, run_parser
+from shared.train import rehearse
 
 
 def main(arguments: list[str]) -> None:
@@ -43,22 +42,30 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
     Raises:
         UserError: Bad data, a folder that cannot be used, or a run that failed; the reason is told.
     """
-    people = len(load(config.data)[0].people)
+    train, _ = load(config.data)
+    people = len(train.people)
+    if config.federation.min_clients > people:
+        raise UserError(
+            f"federation.min_clients is {config.federation.min_clients}, but the data set {config.data.name!r} has "
+            f"{people} training people: set federation.min_clients={people} or fewer"
+        )
+    rehearse(config, train)
     open_run(folder, config, resume=resume, force=force)
+    failure = folder / FAILURE
+    failure.unlink(missing_ok=True)  # of an earlier start
     console = Console(stderr=True)
     with RunProgress(folder.name, config.federation.rounds, console) as progress:
-        watcher = _Watcher(folder, progress)
+        watcher = RunWatcher(folder, progress)
         try:
             _run(config, folder, engine, people, watcher)
         except UserError:
-            failure = folder / "failure.txt"
             if failure.is_file():
                 raise UserError(failure.read_text(encoding="utf-8").strip()) from None
             raise
     _tell(folder, Console())
 
 
-def _run(config: Config, folder: Path, engine: str, people: int, watcher: "_Watcher") -> None:
+def _run(config: Config, folder: Path, engine: str, people: int, watcher: RunWatcher) -> None:
     run_config = {"config": str(folder / "config.yaml"), "overrides": "", "run-dir": str(folder)}
     if engine == "ray":
         from simulation.flower_runtime import run_with_ray
@@ -70,12 +77,9 @@ def _run(config: Config, folder: Path, engine: str, people: int, watcher: "_Watc
     from simulation.inprocess import run_in_process
 
     parallel = max(1, (os.cpu_count() or 1) // config.train.threads)
-    with _flower_logs_to(folder / "flower.log"), ThreadPoolExecutor(1, thread_name_prefix="server") as pool:
-        done = pool.submit(run_in_process, server_app, client_app, people, run_config, parallel)
-        while not wait([done], _WATCH_SECONDS).done:
-            watcher.look()
-        watcher.look()
-        done.result()
+    # The server has the main thread, because that is where Ctrl-C arrives.
+    with _flower_logs_to(folder / "flower.log"), watcher.in_background():
+        run_in_process(server_app, client_app, people, run_config, parallel)
 
 
 @contextmanager
@@ -91,30 +95,6 @@ def _flower_logs_to(path: Path) -> Iterator[None]:
         file.close()
 
 
-class _Watcher:
-    """Shows the newest round of ``metrics.jsonl``, with the mean of the clients' own task weights."""
-
-    def __init__(self, folder: Path, progress: RunProgress) -> None:
-        self._folder = folder
-        self._progress = progress
-        self._shown = 0
-
-    def look(self) -> bool:
-        """Show the rounds that have ended since the last look, and tell whether the run looks as if it had ended."""
-        for row in read_metrics(self._folder / METRICS):
-            if row["kind"] == "round" and row["round"] > self._shown:
-                self._shown = row["round"]
-                self._progress.show(row | self._weights(row["round"]))
-        return any((self._folder / name).is_file() for name in ("encoder.json", "failure.txt"))
-
-    def _weights(self, round_number: int) -> dict[str, float]:
-        """On one machine the clients' own logs can be read; the server itself never learns the weights."""
-        logs = (self._folder / "clients").glob(f"*/{METRICS}")
-        rows = [row for path in logs for row in read_metrics(path) if row["round"] == round_number]
-        keys = [key for key in (rows[0] if rows else {}) if key.startswith("weight.")]
-        return {key: sum(row[key] for row in rows) / len(rows) for key in keys}
-
-
 def _tell(folder: Path, console: Console) -> None:
     rounds = [row for row in read_metrics(folder / METRICS) if row["kind"] == "round"]
     exchange: dict[str, Any] = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))
@@ -122,7 +102,7 @@ def _tell(folder: Path, console: Console) -> None:
     table = Table(title=f"{folder.name}: {len(rounds)} rounds", show_header=False)
     table.add_row("loss, first and last round", f"{rounds[0]['loss']:.4f} → {rounds[-1]['loss']:.4f}")
     table.add_row("clients a round", f"{clients / len(rounds):.1f}")
-    table.add_row("replies dropped", str(sum(row["dropped"] for row in rounds)))
+    table.add_row("replies dropped", f"{sum(row['dropped'] for row in rounds)} (server.log says why)")
     table.add_row("sent up, a client and round", f"{exchange['bytes_up'] / clients / 1e6:.3f} MB")
     table.add_row("sent down, a client and round", f"{exchange['bytes_down'] / clients / 1e6:.3f} MB")
     table.add_row("encoder", str(folder / "encoder.safetensors"))

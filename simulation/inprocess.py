@@ -4,8 +4,10 @@ This is the only file that touches Flower's internals: the identity of the runni
 made, and the id of a message, which a SuperLink would give. A test fails clearly when Flower moves them.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -35,10 +37,12 @@ class InProcessGrid(Grid):
     """
 
     def __init__(self, client_app: ClientApp, clients: int, run_config: Mapping[str, Any], parallel: int) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, _SERVER_NODE
         self._client_app = client_app
         self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="client")
         self._run = Run.create_empty(_RUN_ID)
         self._replies: dict[str, Future[Message]] = {}
+        self._busy = defaultdict[int, Lock](Lock)
         self._contexts = {
             _FIRST_CLIENT_NODE + partition: Context(
                 run_id=_RUN_ID,
@@ -90,10 +94,16 @@ class InProcessGrid(Grid):
         return [self._replies.pop(message_id).result() for message_id in done]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Push the messages, wait for all replies up to ``timeout`` seconds, and return those that came."""
+        """Push the messages, wait for all replies up to ``timeout`` seconds, and return those that came.
+
+        A message that no node has begun with by then is withdrawn.
+        """
         ids = list(self.push_messages(messages))
         wait([self._replies[message_id] for message_id in ids], timeout)
-        return self.pull_messages(ids)
+        came = list(self.pull_messages(ids))
+        for late in self._replies.keys() & ids:
+            self._replies.pop(late).cancel()
+        return came
 
     def close(self) -> None:
         """Forget what has not begun, and wait for the rest."""
@@ -101,8 +111,10 @@ class InProcessGrid(Grid):
 
     def _answer(self, message: Message) -> Message:
         """Run the ClientApp; what it raises becomes an error reply, as on a SuperNode."""
+        node = message.metadata.dst_node_id
         try:
-            return self._client_app(message, self._contexts[message.metadata.dst_node_id])
+            with self._busy[node]:  # a node that is late with an earlier message ends that one first
+                return self._client_app(message, self._contexts[node])
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
@@ -112,7 +124,6 @@ def run_in_process(
     server_app: ServerApp, client_app: ClientApp, clients: int, run_config: Mapping[str, Any], parallel: int
 ) -> None:
     """Run a whole federation in this process; what the ServerApp raises is raised here."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, _SERVER_NODE
     grid = InProcessGrid(client_app, clients, run_config, parallel)
     context = Context(
         run_id=_RUN_ID, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)

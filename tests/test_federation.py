@@ -1,7 +1,8 @@
 """The real ServerApp and ClientApp together: what crosses the wire, who is dropped, and going on after a stop."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,18 @@ from flwr.clientapp import ClientApp
 from client.app import app as client_app
 from server.app import app as server_app
 from server.introduction import Member
-from server.strategy import PeopleFedAvg, to_numpy
+from server.strategy import PeopleFedAvg
 from shared.checkpoint import load_encoder
 from shared.config import DEFAULTS, Config, load_config
 from shared.data import load
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
-from shared.exchange import Manifest, outgoing
+from shared.exchange import Manifest, arrays_of, outgoing
+from shared.metrics import read_metrics
 from shared.model import build_initial_encoder
-from shared.tracking import Tracker, read_metrics
-from simulation.inprocess import run_in_process
+from shared.tracking import Tracker
+from simulation.inprocess import InProcessGrid, run_in_process
 
 SMALL = [
     "data.name=synthetic",
@@ -52,12 +54,12 @@ def encoder_bytes(folder: Path) -> bytes:
 Handler = Callable[[Message, Context], Message]
 
 
-def intercepted(change: Callable[[Message, Message, Context], Message | None]) -> ClientApp:
-    """The real client behind a mod that may change its replies to train messages."""
+def intercepted(change: Callable[[Message, Message, Context], Message | None], kind: str = "train") -> ClientApp:
+    """The real client behind a mod that may change its replies to messages of one kind."""
 
     def mod(message: Message, context: Context, call_next: Handler) -> Message:
         reply = call_next(message, context)
-        if message.metadata.message_type != "train":
+        if message.metadata.message_type != kind:
             return reply
         return change(message, reply, context) or reply
 
@@ -125,6 +127,49 @@ def test_nothing_but_encoder_arrays_counts_and_scalars_leaves_a_client(tmp_path:
     assert {row["kind"] for row in up} == {"array", "metric", "sensor"}
 
 
+def test_an_introduction_tells_sums_and_sensors_and_nothing_else(tmp_path: Path) -> None:
+    seen: list[RecordDict] = []
+    app = intercepted(lambda m, reply, c: seen.append(reply.content), "query.introduce")
+    federate(tmp_path / "run", configure("federation.rounds=1"), app)
+    assert len(seen) == PEOPLE
+    channels = load(configure().data)[0].x.shape[1]
+    for content in seen:
+        assert set(content) == {"metrics", "sensors"}
+        metrics = content.metric_records["metrics"]
+        assert set(metrics) == {"partition-id", "person", "num-examples", "count", "total", "squares"}
+        assert {len(metrics[name]) for name in ("total", "squares")} == {channels}
+        assert set(content.config_records["sensors"]) == {"data", "channels", "units", "rate", "samples"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"total": [float("nan")] * 6}, "total.0: Input should be a finite number"),
+        ({"squares": [1.0]}, "squares has 1 values for 6 channels"),
+        ({"num-examples": 0}, "num-examples: Input should be greater than 0"),
+        ({"secret": 1.0}, "secret: Extra inputs are not permitted"),
+        ({"partition-id": 0}, "has the partition of another client"),
+        ({"person": 1}, "has the person of another client"),
+        (None, "partition-id: Field required"),
+    ],
+)
+def test_a_bad_introduction_is_left_out_and_named(change: dict[str, object] | None, words: str, tmp_path: Path) -> None:
+    def spoil(message: Message, reply: Message, context: Context) -> Message | None:
+        if context.node_config["partition-id"] != 2:
+            return None
+        content = dict(reply.content)
+        if change is None:
+            del content["metrics"]
+        else:
+            content["metrics"] = MetricRecord(dict(reply.content.metric_records["metrics"]) | change)
+        return Message(RecordDict(content), reply_to=message)
+
+    folder = tmp_path / "run"
+    federate(folder, configure("federation.rounds=1"), intercepted(spoil, "query.introduce"))
+    assert words in (folder / "server.log").read_text()
+    assert list(read_metrics(folder / "metrics.jsonl"))[-1]["clients"] == PEOPLE - 1
+
+
 def test_each_client_trains_on_one_person_only(unbroken: Path) -> None:
     train, _ = load(configure().data)
     counts = {part.people[0]: len(part) for part in by_person(train)}
@@ -135,18 +180,77 @@ def test_each_client_trains_on_one_person_only(unbroken: Path) -> None:
     assert sorted(path.name for path in private.iterdir()) == [f"person_{p:02d}" for p in train.people]
 
 
+@pytest.mark.parametrize("name", ["synthetic", "watch", "uci_har"])
+def test_each_client_holds_its_own_persons_windows(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sums that a client tells are those of one person's windows, to the last bit."""
+    if name == "uci_har":
+        monkeypatch.setenv("FEDHAR_UCI_HAR", str(request.getfixturevalue("uci_har_zip")))
+    config = configure(f"data.name={name}")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    people = by_person(load(config.data)[0])
+    run_config = {"config": str(tmp_path / "config.yaml"), "overrides": "", "run-dir": str(tmp_path / "run")}
+    grid = InProcessGrid(client_app, len(people), run_config, parallel=1)
+    questions = [Message(RecordDict(), node, "query.introduce") for node in grid.get_node_ids()]
+    told = [answer.content.metric_records["metrics"] for answer in grid.send_and_receive(questions)]
+    grid.close()
+    assert len(told) == len(people)
+    for metrics, windows in zip(told, people, strict=True):
+        assert set(windows.subject.tolist()) == {metrics["person"]}
+        assert dict(metrics) | ChannelStatistics.of(windows).to_dict() == dict(metrics)
+        assert metrics["num-examples"] == len(windows)
+
+
 def test_clients_keep_their_own_task_weights(unbroken: Path) -> None:
     last = [list(read_metrics(path))[-1] for path in sorted((unbroken / "clients").glob("*/metrics.jsonl"))]
     weights = [tuple(value for key, value in row.items() if key.startswith("weight.")) for row in last]
     assert len(set(weights)) == PEOPLE
 
 
-def test_the_order_in_which_clients_answer_does_not_matter(unbroken: Path, tmp_path: Path) -> None:
-    config_file = tmp_path / "config.yaml"
-    config_file.write_text(configure().to_yaml())
-    run_config = {"config": str(config_file), "overrides": "", "run-dir": str(tmp_path / "serial")}
-    run_in_process(server_app, client_app, PEOPLE, run_config, parallel=1)
-    assert encoder_bytes(tmp_path / "serial") == encoder_bytes(unbroken)
+def test_the_order_in_which_clients_answer_does_not_matter(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_order, orders = InProcessGrid.send_and_receive, []
+
+    def shuffled(self: InProcessGrid, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = list(in_order(self, messages, timeout=timeout))[::-1]
+        orders.append([reply.metadata.src_node_id for reply in replies])
+        return replies
+
+    monkeypatch.setattr(InProcessGrid, "send_and_receive", shuffled)
+    federate(tmp_path / "shuffled", configure())
+    assert all(order == sorted(order, reverse=True) for order in orders)
+    assert encoder_bytes(tmp_path / "shuffled") == encoder_bytes(unbroken)
+
+
+def test_a_client_that_is_late_is_dropped_named_and_comes_back(tmp_path: Path) -> None:
+    def sleep(message: Message, reply: Message, context: Context) -> None:
+        late = context.node_config["partition-id"] == 1
+        if late and message.content.config_records["config"]["server-round"] == 1:
+            time.sleep(4)
+
+    folder = tmp_path / "run"
+    federate(folder, configure("federation.round_timeout=3"), intercepted(sleep))
+    rounds = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "round"]
+    assert [(row["clients"], row["dropped"]) for row in rounds] == [(PEOPLE - 1, 1), (PEOPLE, 0), (PEOPLE, 0)]
+    person = load(configure().data)[0].people[1]
+    assert f"round 1: dropped person {person}, who did not answer in time" in (folder / "server.log").read_text()
+
+
+def test_a_device_keeps_the_private_states_of_two_runs_apart(tmp_path: Path) -> None:
+    def handle(message: Message, context: Context) -> Message:
+        context.node_config["state-dir"] = str(tmp_path / "device")
+        return client_app(message, context)
+
+    app = ClientApp()
+    app.query("introduce")(handle)
+    app.train()(handle)
+    for name in ("one", "other"):
+        federate(tmp_path / name, configure("federation.rounds=1"), app)
+        assert not (tmp_path / name / "clients").exists()
+    assert encoder_bytes(tmp_path / "one") == encoder_bytes(tmp_path / "other")
+    assert [len(list(run.iterdir())) for run in (tmp_path / "device").iterdir()] == [PEOPLE, PEOPLE]
 
 
 class StoppedError(Exception):
@@ -225,7 +329,7 @@ def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
             return Message(
                 RecordDict(dict(reply.content) | {"metrics": MetricRecord({"num-examples": 0})}), reply_to=message
             )
-        return replaced(message, reply, broken_arrays(kind)(to_numpy(reply.content.array_records["arrays"])))
+        return replaced(message, reply, broken_arrays(kind)(arrays_of(reply.content.array_records["arrays"])))
 
     folder = tmp_path / "run"
     federate(folder, configure("federation.rounds=1"), intercepted(change))
@@ -235,13 +339,14 @@ def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
     assert (rows[-1]["clients"], rows[-1]["dropped"]) == (PEOPLE - 1, 1)
     assert person not in {row["person"] for row in rows if row["kind"] == "client"}
     assert f"dropped the reply of person {person}" in caplog.text
+    assert f"dropped the reply of person {person}" in (folder / "server.log").read_text()
     assert words in caplog.text
     load_encoder(folder)
 
 
 def test_when_all_replies_are_broken_the_run_stops_and_says_why(tmp_path: Path) -> None:
     def change(message: Message, reply: Message, context: Context) -> Message:
-        return replaced(message, reply, broken_arrays("nan")(to_numpy(reply.content.array_records["arrays"])))
+        return replaced(message, reply, broken_arrays("nan")(arrays_of(reply.content.array_records["arrays"])))
 
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=r"round 1: no client sent a usable reply.*NaN"):
@@ -294,7 +399,7 @@ def test_the_average_is_weighted_by_windows(tmp_path: Path) -> None:
 
     def change(message: Message, reply: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
-        arrays = {name: value + partition for name, value in to_numpy(reply.content.array_records["arrays"]).items()}
+        arrays = {name: value + partition for name, value in arrays_of(reply.content.array_records["arrays"]).items()}
         metrics = MetricRecord(dict(reply.content.metric_records["metrics"]) | {"num-examples": 10 * (partition + 1)})
         replies[partition] = (10 * (partition + 1), arrays)
         record = ArrayRecord({name: Array(value) for name, value in arrays.items()})

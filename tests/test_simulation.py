@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from shared.tracking import read_metrics
+from shared.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -37,14 +38,28 @@ def run(module: str, runs: Path, *arguments: str) -> subprocess.CompletedProcess
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def kill_after_round(process: subprocess.Popen[str], metrics: Path, last: int, sign: int) -> None:
+def wait_for_round(process: subprocess.Popen[str], metrics: Path, last: int) -> None:
     deadline = time.monotonic() + 120
     while not any(row["round"] >= last and row["kind"] != "client" for row in read_metrics(metrics)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def kill_after_round(process: subprocess.Popen[str], metrics: Path, last: int, sign: int) -> None:
+    wait_for_round(process, metrics, last)
     os.killpg(process.pid, sign)
     process.communicate()
+
+
+def still_running(runs: Path) -> list[psutil.Process]:
+    """All processes that descend from a command that ``start`` started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FEDHAR_RUNS") == str(runs) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def test_ray_and_in_process_give_the_same_encoder_and_leave_nothing_running(tmp_path: Path) -> None:
@@ -55,8 +70,35 @@ def test_ray_and_in_process_give_the_same_encoder_and_leave_nothing_running(tmp_
         assert "round 2: loss" in done.stderr
     ray, inprocess = ((tmp_path / engine / "encoder.safetensors").read_bytes() for engine in ("ray", "inprocess"))
     assert ray == inprocess
-    ours = [p for p in psutil.process_iter(["cmdline", "status"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
-    assert ours == []
+    assert still_running(tmp_path) == []
+    assert not list(Path("/tmp").glob("fedhar-*/ray"))
+
+
+def test_processes_that_go_on_would_be_found(tmp_path: Path) -> None:
+    process = start("simulation", tmp_path, "--engine", "inprocess")
+    try:
+        assert [found.pid for found in still_running(tmp_path)] == [process.pid]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("engine", "sign", "code"),
+    [("inprocess", signal.SIGINT, 130), ("ray", signal.SIGINT, 130), ("ray", signal.SIGTERM, 143)],
+)
+def test_an_interrupted_simulation_ends_soon_and_leaves_nothing_running(
+    engine: str, sign: int, code: int, tmp_path: Path
+) -> None:
+    process = start("simulation", tmp_path, "--engine", engine, "--name", "run", "federation.rounds=10000")
+    wait_for_round(process, tmp_path / "run" / "metrics.jsonl", 1)
+    started = time.monotonic()
+    process.send_signal(sign)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert time.monotonic() - started < 40
+    assert still_running(tmp_path) == []
 
 
 def test_a_killed_simulation_resumes_to_the_same_encoder(tmp_path: Path) -> None:
@@ -94,7 +136,12 @@ def test_bad_input_exits_with_two_and_one_readable_message(module: str, tmp_path
         "expected one of: uci_har": ["data.name=mnist"],
         "nowhere.zip": ["data.name=uci_har", f"data.path={tmp_path}/nowhere.zip"],
         "broken.zip": ["data.name=uci_har", f"data.path={tmp_path}/broken.zip"],
-        "exists already": ["--name", "taken"],
+        "exists already and is not a run": ["--name", "taken", "--force"],
+        "plain name of a folder": ["--name", ".."],
+        "tasks.contrastive.temperature": ["tasks.contrastive.temperature=warm"],
+        "unknown augmentation 'spin'": ["tasks.contrastive.transforms=[spin]"],
+        "does not have; choose auto or cpu": ["train.device=mps"],
+        "has 4 training people|there is no run": ["--resume", "federation.min_clients=5"],
         "nothing to resume|there is no run": ["--name", "fresh", "--resume"],
     }
     for words, arguments in cases.items():
@@ -107,22 +154,30 @@ def test_bad_input_exits_with_two_and_one_readable_message(module: str, tmp_path
 
 def test_resume_refuses_another_configuration_and_force_replaces(tmp_path: Path) -> None:
     name = ["--engine", "inprocess", "--name", "run", "federation.rounds=1"]
+    encoder = tmp_path / "run" / "encoder.safetensors"
     assert run("simulation", tmp_path, *name).returncode == 0
     refused = run("simulation", tmp_path, *name, "--resume", "seed=5")
     assert refused.returncode == 2
     assert "seed: 0 -> 5" in refused.stderr
-    before = (tmp_path / "run" / "encoder.safetensors").read_bytes()
+    before = encoder.read_bytes()
+    taken = run("simulation", tmp_path, *name)
+    assert taken.returncode == 2
+    assert "exists already" in taken.stderr
+    impossible = run("simulation", tmp_path, *name, "--force", "tasks.contrastive.transforms=[spin]")
+    assert impossible.returncode == 2
+    assert encoder.read_bytes() == before
     assert run("simulation", tmp_path, *name, "--force", "seed=5").returncode == 0
-    assert (tmp_path / "run" / "encoder.safetensors").read_bytes() != before
+    assert encoder.read_bytes() != before
 
 
 def test_a_failed_run_exits_non_zero_with_its_reason_in_both_engines(tmp_path: Path) -> None:
-    impossible = ["federation.min_clients=9", "federation.join_timeout=1"]
     for engine in ("inprocess", "ray"):
-        done = run("simulation", tmp_path, "--engine", engine, "--name", engine, *impossible)
+        done = run("simulation", tmp_path, "--engine", engine, "--name", engine, "train.learning_rate=1.0e+30")
         assert done.returncode == 2
-        assert "4 of 9 clients" in done.stderr
+        assert "no client sent a usable reply" in done.stderr
+        assert "is not finite" in done.stderr
         assert "Traceback" not in done.stderr
+        assert "is not finite" in (tmp_path / engine / "server.log").read_text()
 
 
 @pytest.mark.parametrize("module", ["simulation", "centralized_baseline"])

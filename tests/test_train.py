@@ -10,6 +10,7 @@ from shared.config import DEFAULTS, Config, load_config
 from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
+from shared.errors import UserError
 from shared.model import Model, build_model, prepare
 from shared.train import EpochLog, build_optimizer, schedule, train_epochs
 
@@ -111,7 +112,7 @@ def test_a_loss_that_is_not_finite_names_its_task(person: Windows) -> None:
     model, optimizer = build(config, person)
     with torch.no_grad():
         model.tasks["reconstruction"].decoder[0].weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"epoch 1: the loss of .*reconstruction.* is not finite"):
+    with pytest.raises(UserError, match=r"epoch 1: the loss of .*reconstruction.* is not finite"):
         train(config, person, model, optimizer, range(1))
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from shared.config import Config, load_config
 from shared.errors import UserError
 from shared.evaluate import ProbeReport
-from shared.tracking import METRICS, read_metrics
+from shared.metrics import METRICS, read_metrics
 
 Kind = Literal["federated", "centralized", "baseline", "not started"]
 Row = dict[str, Any]

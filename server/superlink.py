@@ -1,0 +1,140 @@
+"""Commands to a running SuperLink, through the ``flwr`` command line: submit a run, follow it, read its log."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shared.errors import UserError
+
+PROJECT = Path(__file__).resolve().parents[1]
+_BIN = Path(sys.executable).parent
+_LOOK_SECONDS = 1.0
+_ASK_SECONDS = 20.0
+"""Between two questions to Flower while nothing seems to end: each starts a process, at the cost of the training."""
+
+_PATIENCE = 3
+"""Questions in a row that may go wrong before the SuperLink counts as lost."""
+
+
+class SuperLink:
+    """A SuperLink as its user sees it.
+
+    Args:
+        home: FLWR_HOME of every command; its ``config.toml`` is written here.
+        address: "host:port".
+        root_certificates: Of the CA that signed its certificate; None for a SuperLink on this machine without TLS.
+    """
+
+    def __init__(self, home: Path, address: str, root_certificates: Path | None = None) -> None:
+        self.environment = flower_environment(home)
+        self._home = home
+        trust = f"root-certificates = {json.dumps(str(root_certificates))}" if root_certificates else "insecure = true"
+        # A JSON string is a TOML string too.
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "fedhar"\n\n[superlink.fedhar]\naddress = {json.dumps(address)}\n{trust}\n'
+        )
+
+    def submit(self, run_config: Mapping[str, Any], federation_config: str | None = None) -> str:
+        """Submit the project's Flower app and return the run's id.
+
+        Args:
+            run_config: Values for the keys of ``[tool.flwr.app.config]``.
+            federation_config: ``key=value`` pairs of the simulation runtime, separated by spaces.
+
+        Raises:
+            UserError: Flower refused the run; its reason is told.
+        """
+        path = self._home / "run.toml"
+        path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
+        command = ["run", str(PROJECT), "--run-config", str(path)]
+        if federation_config:
+            command += ["--federation-config", federation_config]
+        answer = self.ask(*command)
+        if not answer.get("success"):
+            raise UserError(f"Flower refused the run: {answer.get('error-message', answer)}")
+        return str(answer["run-id"])
+
+    def follow(self, run_id: str, watch: Callable[[], bool]) -> str:
+        """Wait for the run's end and return how it ended, such as "finished:completed".
+
+        Args:
+            run_id: From ``submit``.
+            watch: Called about once a second; tells whether the run looks as if it had ended.
+
+        Raises:
+            UserError: The SuperLink gave no answer several times in a row.
+        """
+        asked, failures = time.monotonic(), 0
+        while True:
+            if watch() or time.monotonic() - asked > _ASK_SECONDS:
+                try:
+                    status = self.status(run_id)
+                    failures = 0
+                except UserError:
+                    failures += 1
+                    if failures == _PATIENCE:
+                        raise
+                    status = ""
+                if status.startswith("finished"):
+                    watch()
+                    return status
+                asked = time.monotonic()
+            time.sleep(_LOOK_SECONDS)
+
+    def status(self, run_id: str) -> str:
+        """Return the run's status, such as "running" or "finished:completed"."""
+        answer = self.ask("ls", "--run-id", run_id)
+        if not answer.get("runs"):
+            raise UserError(f"Flower does not know the run: {answer.get('error-message', answer)}")
+        return str(answer["runs"][0]["status"])
+
+    def ask(self, *command: str) -> dict[str, Any]:
+        """Run a ``flwr`` command and return its answer.
+
+        Raises:
+            UserError: The answer is not JSON; what the command said is told.
+        """
+        done = subprocess.run(
+            [flower_tool("flwr"), *command, "--format", "json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout)
+        except json.JSONDecodeError:
+            raise UserError(f"flwr {command[0]} failed: {(done.stderr or done.stdout).strip()}") from None
+        return answer
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Return the environment for everything of Flower's: a home of its own, and no calls to the outside."""
+    return os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Flower's HTTP asks the system for a proxy, also for this very machine.
+        "NO_PROXY": ",".join(filter(None, ["127.0.0.1", "localhost", os.environ.get("NO_PROXY", "")])),
+        "PATH": f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def flower_tool(name: str) -> str:
+    """Return the path of one of Flower's commands, from this Python's own environment first.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    found = shutil.which(name, path=str(_BIN)) or shutil.which(name)
+    if not found:
+        raise UserError(f"the command {name} is not installed; run `make setup`")
+    return found
