@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import psutil
@@ -35,14 +35,16 @@ def measure_rounds(config: Config) -> list[Row]:
     workers = max(1, (os.cpu_count() or 1) // config.train.threads)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch:
-        for engine, executor in (("ray", _processes), ("inprocess", ThreadPoolExecutor)):
+        for engine, executor in (("ray", _processes), ("inprocess", _threads)):
             folder = Path(scratch) / engine
-            peak = _peak_memory(lambda folder=folder, engine=engine: simulate(config, folder, engine))  # type: ignore[misc]
+            simulate(config, folder, engine)
             flower = _later_rounds(row["seconds"] for row in read_metrics(folder / METRICS) if row["kind"] == "round")
-            with executor(workers) as pool:
+            with executor(workers, folder, people) as pool:
                 bare = _later_rounds(
                     _bare_round(pool, folder, number, people) for number in range(config.federation.rounds)
                 )
+            short = config.model_copy(update={"federation": config.federation.model_copy(update={"rounds": 1})})
+            peak = _peak_memory(partial(simulate, short, Path(scratch) / f"{engine}-memory", engine))
             rows += [
                 (f"round of {people} clients, {engine}", f"{flower:.2f} s", ""),
                 (
@@ -61,8 +63,19 @@ def executor_name(engine: str) -> str:
     return "processes" if engine == "ray" else "threads"
 
 
-def _processes(workers: int) -> Executor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+def _processes(workers: int, folder: Path, people: int) -> Executor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_prepare_everybody, initargs=(str(folder), people))
+
+
+def _threads(workers: int, folder: Path, people: int) -> Executor:
+    return ThreadPoolExecutor(workers, initializer=_prepare_everybody, initargs=(str(folder), people))
+
+
+def _prepare_everybody(folder: str, people: int) -> None:
+    """Every worker may play every client, and none should load or compute features while the clock runs."""
+    for partition in range(people):
+        _bare_client(folder, partition)
 
 
 def _later_rounds(seconds: Iterable[float]) -> float:
