@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -23,6 +24,7 @@ from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.exchange import arrays_of, incoming, outgoing
 from shared.model import TrainingData, build_model, prepare
+from shared.privacy import private_update
 from shared.runs import from_run_config
 from shared.train import build_optimizer, pick_device, train_epochs
 
@@ -37,10 +39,17 @@ _CACHED_PEOPLE = 64
 
 @app.query("introduce")
 def introduce(message: Message, context: Context) -> Message:
-    """Reply with person, windows, sensors, and the count, sum and sum of squares of each channel."""
+    """Reply with person, windows, sensors, and the count, sum and sum of squares of each channel.
+
+    With privacy the sums are those of mean 0 and variance 1, whatever the windows, because no noise covers them.
+    """
     config, _ = from_run_config(context.run_config, context.run_id)
     windows = _windows_of(config.data, _partition(context), _own_data(context))
-    statistics = ChannelStatistics.of(windows)
+    if config.privacy.name == "none":
+        statistics = ChannelStatistics.of(windows)
+    else:
+        channels = len(windows.meta.channels)
+        statistics = ChannelStatistics(1, np.zeros(channels), np.ones(channels))
     metrics = MetricRecord(
         {
             "partition-id": _partition(context),
@@ -78,7 +87,8 @@ def train(message: Message, context: Context) -> Message:
         _state_root(context, run_folder, str(told["run"])) / f"person_{person:02d}", config.digest, policy
     )
     state.restore(model, optimizer, before=server_round)
-    incoming(model.encoder, arrays_of(message.content.array_records["arrays"]), policy)
+    received = arrays_of(message.content.array_records["arrays"])
+    incoming(model.encoder, received, policy)
 
     epochs = config.federation.local_epochs
     logs = list(
@@ -92,6 +102,7 @@ def train(message: Message, context: Context) -> Message:
             total_epochs=config.federation.rounds * epochs,
             seed=config.seed,
             person=person,
+            proximal_mu=config.federation.aggregation.local_pull,
         )
     )
     state.save(model, optimizer, server_round, [log.row() for log in logs])
@@ -103,7 +114,10 @@ def train(message: Message, context: Context) -> Message:
         "seconds": sum(log.seconds for log in logs),
     }
     metrics |= {f"loss.{name}": value for name, value in last.losses.items()}
-    arrays = ArrayRecord({name: Array(value) for name, value in outgoing(model.encoder, policy).items()})
+    trained = outgoing(model.encoder, policy)
+    if config.privacy.name == "local":
+        trained = private_update(received, trained, config.privacy)
+    arrays = ArrayRecord({name: Array(value) for name, value in trained.items()})
     return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)}), reply_to=message)
 
 

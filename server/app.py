@@ -14,15 +14,17 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from server.aggregation import Aggregator
 from server.introduction import introduce_members
-from server.strategy import PeopleFedAvg
+from server.strategy import PeopleStrategy
 from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder, save_snapshot
 from shared.config import Config
 from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
-from shared.exchange import Manifest, arrays_of, incoming, outgoing, shared_names
+from shared.exchange import PREFIX, Manifest, arrays_of, incoming, outgoing, shared_names
 from shared.files import write_atomic
 from shared.model import build_initial_encoder
+from shared.privacy import Ledger
 from shared.runs import FAILURE, from_run_config, open_run
 from shared.tracking import Tracker
 
@@ -77,18 +79,31 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
     policy = config.federation.norm_statistics
     encoder = build_initial_encoder(config, len(federation.meta.channels), federation.samples)
     encoder.standardise(statistics.mean, statistics.std)
+    trainable = frozenset(PREFIX + name for name, _ in encoder.named_parameters())
+    aggregator = Aggregator(config.federation.aggregation, trainable)
     if snapshot:
-        incoming(encoder, {name: value.numpy() for name, value in snapshot.tensors.items()}, policy)
+        saved = {name: value.numpy() for name, value in snapshot.tensors.items()}
+        incoming(encoder, {name: value for name, value in saved.items() if name.startswith(PREFIX)}, policy)
+        aggregator.restore(saved)
+    ledger = Ledger(config.privacy, snapshot.meta["privacy"] if snapshot else None)
 
     def save(server_round: int, arrays: ArrayRecord) -> None:
         incoming(encoder, arrays_of(arrays), policy)
-        tensors = {name: torch.from_numpy(value) for name, value in outgoing(encoder, policy).items()}
-        meta = {"run": run, "statistics": statistics.to_dict(), "exchange": manifest.state()}
+        state = outgoing(encoder, policy) | aggregator.state()
+        tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+        meta = {
+            "run": run,
+            "statistics": statistics.to_dict(),
+            "exchange": manifest.state(),
+            "privacy": ledger.state(),
+        }
         save_snapshot(folder / "checkpoint", Snapshot(done + server_round, tensors, meta))
         write_atomic(folder / "exchange.json", json.dumps(manifest.report(), indent=2) + "\n")
+        if config.privacy.name != "none":
+            write_atomic(folder / "privacy.json", json.dumps(ledger.report(), indent=2) + "\n")
 
     with Tracker(folder, after=done) as tracker:
-        strategy = PeopleFedAvg(federation.members, config, done, tracker, manifest)
+        strategy = PeopleStrategy(federation.members, config, done, tracker, manifest, aggregator, ledger)
         strategy.start(
             grid=grid,
             initial_arrays=ArrayRecord({name: Array(value) for name, value in outgoing(encoder, policy).items()}),

@@ -1,4 +1,4 @@
-"""Federated averaging of encoders (McMahan et al. 2017) over people, with every reply checked before it counts."""
+"""The rounds of the federation: who is asked, whose reply counts, and what the next encoder is made of."""
 
 import logging
 import time
@@ -6,24 +6,26 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from numpy.typing import NDArray
 
+from server.aggregation import Aggregator, find_outliers
 from server.introduction import Member
-from shared.config import Config
+from shared.config import AVERAGING, Config
 from shared.errors import UserError
 from shared.exchange import Manifest, arrays_of, mismatch
+from shared.privacy import Arrays, Ledger, clip_update, private_mean, update_norm
 from shared.seeding import derive_seed
 from shared.tracking import Tracker
 
 LOG = logging.getLogger(__name__)
 
 
-class PeopleFedAvg(FedAvg):
-    """Flower's FedAvg with a reproducible cohort, checked replies and a fixed order of summation.
+class PeopleStrategy(Strategy):
+    """A Flower strategy with a reproducible cohort, checked replies and a fixed order of summation.
 
     Args:
         members: The clients that introduced themselves.
@@ -32,6 +34,11 @@ class PeopleFedAvg(FedAvg):
         done: Rounds done before this start; Flower counts from one at every start.
         tracker: Gets a row for each client and round.
         manifest: Counts what crosses the wire.
+        aggregator: Makes the next encoder of the replies.
+        ledger: Counts each person's rounds where there is privacy to account for.
+
+    Raises:
+        UserError: A cohort too small for the aggregation.
     """
 
     def __init__(
@@ -41,19 +48,18 @@ class PeopleFedAvg(FedAvg):
         done: int,
         tracker: Tracker,
         manifest: Manifest,
+        aggregator: Aggregator,
+        ledger: Ledger,
     ) -> None:
-        super().__init__(
-            fraction_train=config.federation.fraction,
-            fraction_evaluate=0.0,
-            min_train_nodes=1,
-            min_available_nodes=1,
-            train_metrics_aggr_fn=_average_losses,
-        )
         self.members = {member.partition: member for member in members}
-        self.seed = config.seed
+        self.config = config
         self.done = done
         self.tracker = tracker
         self.manifest = manifest
+        self.aggregator = aggregator
+        self.ledger = ledger
+        self.cohort_size = max(1, round(config.federation.fraction * len(self.members)))
+        aggregator.check_count(self.cohort_size, "the cohort of a round")
         self._sent: dict[str, NDArray[Any]] = {}
         self._cohort: list[Member] = []
         self._last = time.perf_counter()
@@ -61,49 +67,102 @@ class PeopleFedAvg(FedAvg):
             f"loss.{name}" for name in config.enabled_tasks
         }
 
+    def summary(self) -> None:
+        """Flower asks for this; the run's ``config.yaml`` tells it all."""
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the encoder to this round's cohort."""
         true_round = self.done + server_round
         config["server-round"] = true_round
-        record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        record = RecordDict({"arrays": arrays, "config": config})
         self._sent = arrays_of(arrays)
         self._cohort = self.draw_cohort(true_round)
+        self.ledger.count(member.person for member in self._cohort)
         for _ in self._cohort:
             self.manifest.count_arrays("down", self._sent)
             self.manifest.count_values("down", "config", config)
-        return self._construct_messages(record, [member.node for member in self._cohort], MessageType.TRAIN)
+        return [Message(record, member.node, MessageType.TRAIN) for member in self._cohort]
 
     def draw_cohort(self, true_round: int) -> list[Member]:
         """Draw the round's clients by partition id, in ascending order."""
-        partitions = sorted(self.members)
-        size = max(1, round(self.fraction_train * len(partitions)))
-        generator = np.random.default_rng(derive_seed(self.seed, "cohort", true_round))
-        return [self.members[p] for p in sorted(generator.choice(partitions, size, replace=False).tolist())]
+        generator = np.random.default_rng(derive_seed(self.config.seed, "cohort", true_round))
+        drawn = generator.choice(sorted(self.members), self.cohort_size, replace=False)
+        return [self.members[partition] for partition in sorted(drawn.tolist())]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the sound replies, in the order of their partitions, weighted by windows.
+        """Aggregate the sound replies, in the order of their partitions.
 
         Raises:
-            UserError: No reply of the round can be used; the reasons are listed.
+            UserError: No reply of the round can be used (the reasons are listed), or too few for the aggregation.
         """
         true_round = self.done + server_round
         sound, reasons = self._sort_out(replies)
-        for reason in reasons:
-            LOG.warning("round %d: dropped %s", true_round, reason)
         if not sound:
             raise UserError(f"round {true_round}: no client sent a usable reply; {'; '.join(reasons)}")
+        reasons += self._limit_outliers(true_round, sound)
+        for reason in reasons:
+            LOG.warning("round %d: dropped %s", true_round, reason)
+        used = [sound[partition] for partition in sorted(sound)]
         for partition in sorted(sound):
             self._take_note(true_round, self.members[partition], sound[partition])
-        arrays, metrics = super().aggregate_train(server_round, [sound[p] for p in sorted(sound)])
+        losses = _average_losses([reply.content for reply in used], "num-examples")
+        arrays = self.aggregator.step(true_round, self._sent, self._made_private(used))
         now = time.perf_counter()
-        counts = {"clients": len(sound), "dropped": len(reasons), "seconds": now - self._last}
+        counts = {"clients": len(used), "dropped": len(reasons), "seconds": now - self._last}
         self._last = now
-        self.tracker.log("round", true_round, dict(metrics or {}) | counts)
-        return arrays, metrics
+        self.tracker.log("round", true_round, dict(losses) | counts)
+        return arrays, losses
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask nobody: an encoder is judged by a probe, after the run."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nobody was asked."""
+        return None
+
+    def _limit_outliers(self, true_round: int, sound: dict[int, Message]) -> list[str]:
+        """Drop or clip the replies that moved too far, and return the reasons of those dropped.
+
+        Robust aggregations do this by themselves. Central privacy clips everybody, and a bound that depends on the
+        others' data would break its guarantee.
+        """
+        settings = self.config.federation.aggregation
+        if settings.outliers == "keep" or settings.name not in AVERAGING or self.config.privacy.name == "central":
+            return []
+        reasons = []
+        updates = {partition: _arrays(reply) for partition, reply in sound.items()}
+        for partition, allowed in find_outliers(settings, self._sent, updates).items():
+            complaint = (
+                f"the reply of person {self.members[partition].person}: its update has the norm "
+                f"{update_norm(self._sent, updates[partition]):.3g}, over {allowed:.3g}, which is "
+                f"{settings.outlier_factor:g} times the round's median (federation.aggregation.outlier_factor)"
+            )
+            if settings.outliers == "drop":
+                del sound[partition]
+                reasons.append(complaint)
+            else:
+                _put(sound[partition], clip_update(self._sent, updates[partition], allowed))
+                LOG.warning("round %d: clipped %s", true_round, complaint)
+        return reasons
+
+    def _made_private(self, replies: list[Message]) -> list[Message]:
+        """With privacy all people count the same; central: their noisy mean takes the place of all replies."""
+        privacy = self.config.privacy
+        if privacy.name == "none":
+            return replies
+        for reply in replies:
+            reply.content.metric_records["metrics"]["num-examples"] = 1
+        if privacy.name == "local":
+            return replies
+        _put(replies[0], private_mean(self._sent, [_arrays(reply) for reply in replies], privacy))
+        return replies[:1]
 
     def _sort_out(self, replies: Iterable[Message]) -> tuple[dict[int, Message], list[str]]:
         """Return the usable replies by partition, and for everybody else of the cohort what was wrong."""
@@ -120,6 +179,8 @@ class PeopleFedAvg(FedAvg):
             elif complaint := self._complaint(reply):
                 reasons.append(f"the reply of person {member.person}: {complaint}")
             else:
+                arrays = _arrays(reply)
+                _put(reply, {name: arrays[name] for name in self._sent})  # some strategies pair arrays by position
                 sound[member.partition] = reply
         reasons += [f"person {member.person}, who did not answer in time" for member in silent.values()]
         return sound, reasons
@@ -158,3 +219,11 @@ def _average_losses(records: list[RecordDict], weight_key: str) -> MetricRecord:
     """Average what is a mean over windows; an average partition number or duration would mean nothing."""
     averaged = aggregate_metricrecords(records, weight_key)
     return MetricRecord({k: v for k, v in averaged.items() if k.startswith("loss")})
+
+
+def _arrays(reply: Message) -> dict[str, NDArray[Any]]:
+    return arrays_of(reply.content.array_records["arrays"])
+
+
+def _put(reply: Message, arrays: Arrays) -> None:
+    reply.content["arrays"] = ArrayRecord({name: Array(value) for name, value in arrays.items()})

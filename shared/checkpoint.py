@@ -187,6 +187,12 @@ def load_encoder(folder: Path) -> tuple[Encoder, EncoderCard]:
     except (ValidationError, safetensors.SafetensorError, RuntimeError) as error:
         raise UserError(f"the encoder in {folder} is damaged: {error}") from None
     encoder.standardise(card.mean, card.std)
+    if card.norm_statistics == "missing":
+        LOG.warning(
+            "the encoder in %s came without BatchNorm statistics: estimate them on your own windows before you use it "
+            "(shared.evaluate.estimate_norm_statistics)",
+            folder,
+        )
     return encoder.eval(), card
 
 

@@ -1,6 +1,8 @@
 """The only training loop: a federated client's round and the centralized baseline both run it."""
 
 import math
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from shared.config import Config, TrainSettings
 from shared.data.statistics import ChannelStatistics
@@ -19,7 +22,10 @@ from shared.seeding import make_generator
 
 @dataclass(frozen=True)
 class EpochLog:
-    """What one pass over the windows gave: mean losses, the weights after it, windows and seconds."""
+    """What one pass over the windows gave: mean losses, the weights after it, windows, seconds and memory.
+
+    ``memory`` is the most that this process has held so far, in bytes, main memory only.
+    """
 
     epoch: int
     loss: float
@@ -28,6 +34,7 @@ class EpochLog:
     learning_rate: float
     windows: int
     seconds: float
+    memory: int
 
     def row(self) -> dict[str, Any]:
         """Return the log flat, as a line of ``metrics.jsonl``: ``loss.TASK`` and ``weight.TASK``."""
@@ -103,17 +110,22 @@ def train_epochs(
     total_epochs: int,
     seed: int,
     person: int,
+    proximal_mu: float = 0.0,
 ) -> Iterator[EpochLog]:
     """Train for the given epochs of a run of ``total_epochs``, and yield a log after each.
 
     Batches are nearly equal parts of a fresh permutation, so that no batch is a small rest. Order and views are
     drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was interrupted.
 
+    With ``proximal_mu`` the loss has the term mu / 2 ||w - w_0||^2 over the encoder's weights, w_0 being those at the
+    beginning (FedProx, Li et al. 2020, equation 2).
+
     Raises:
         UserError: A loss that is not finite; names the task.
     """
     precision = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     steps = math.ceil(len(data) / batch_size)
+    origin = [weight.detach().clone() for weight in model.encoder.parameters()]
     model.train()
     for epoch in epochs:
         started = time.perf_counter()
@@ -127,6 +139,8 @@ def train_epochs(
                 group["lr"] = rate
             losses = model.losses(data.x[rows], data.features[rows], generator, precision)
             loss = model.weighting(losses)
+            if proximal_mu:
+                loss = loss + proximal_mu / 2 * _squared_distance(model.encoder, origin)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -149,4 +163,15 @@ def train_epochs(
             learning_rate=rate,
             windows=len(data),
             seconds=time.perf_counter() - started,
+            memory=_peak_memory(),
         )
+
+
+def _squared_distance(encoder: nn.Module, origin: list[Tensor]) -> Tensor:
+    return torch.stack([(w - o).square().sum() for w, o in zip(encoder.parameters(), origin, strict=True)]).sum()
+
+
+def _peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -105,6 +105,14 @@ def _tell(folder: Path, console: Console) -> None:
     table.add_row("replies dropped", f"{sum(row['dropped'] for row in rounds)} (server.log says why)")
     table.add_row("sent up, a client and round", f"{exchange['bytes_up'] / clients / 1e6:.3f} MB")
     table.add_row("sent down, a client and round", f"{exchange['bytes_down'] / clients / 1e6:.3f} MB")
+    if (path := folder / "privacy.json").is_file():
+        privacy: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        table.add_row(
+            f"privacy of a person ({privacy['mechanism']})",
+            f"ε {privacy['epsilon']:.4g} at δ {privacy['delta']:g} (privacy.json)",
+        )
+        noise, bound = privacy["noise_multiplier"], privacy["clipping_norm"]
+        table.add_row("noise multiplier, clipping norm", f"{noise:g}, {bound:g}")
     table.add_row("encoder", str(folder / "encoder.safetensors"))
     console.print(table)
     console.print(f"probe it: python -m centralized_baseline.probe --encoder {os.path.relpath(folder)}")

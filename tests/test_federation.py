@@ -11,9 +11,10 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from client.app import app as client_app
+from server.aggregation import Aggregator
 from server.app import app as server_app
 from server.introduction import Member
-from server.strategy import PeopleFedAvg
+from server.strategy import PeopleStrategy
 from shared.checkpoint import load_encoder
 from shared.config import DEFAULTS, Config, load_config
 from shared.data import load
@@ -23,6 +24,7 @@ from shared.errors import UserError
 from shared.exchange import Manifest, arrays_of, outgoing
 from shared.metrics import read_metrics
 from shared.model import build_initial_encoder
+from shared.privacy import Ledger
 from shared.tracking import Tracker
 from simulation.inprocess import InProcessGrid, run_in_process
 
@@ -263,15 +265,15 @@ def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
 ) -> None:
     """The server stops after round 2; in one case after its clients have already trained round 3."""
     folder = tmp_path / "stopped"
-    aggregate, configure_train = PeopleFedAvg.aggregate_train, PeopleFedAvg.configure_train
+    aggregate, configure_train = PeopleStrategy.aggregate_train, PeopleStrategy.configure_train
 
-    def stop_before(self: PeopleFedAvg, server_round: int, *rest: object) -> object:
+    def stop_before(self: PeopleStrategy, server_round: int, *rest: object) -> object:
         if self.done + server_round == 3:
             raise StoppedError
         return aggregate(self, server_round, *rest) if clients_ran_ahead else configure_train(self, server_round, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(PeopleFedAvg, "aggregate_train" if clients_ran_ahead else "configure_train", stop_before)
+        patch.setattr(PeopleStrategy, "aggregate_train" if clients_ran_ahead else "configure_train", stop_before)
         federate(folder, configure())
     assert not (folder / "encoder.safetensors").exists()
     federate(folder, configure())
@@ -367,18 +369,23 @@ def test_a_node_without_a_person_is_left_out(tmp_path: Path, caplog: pytest.LogC
     assert rows[-1]["clients"] == PEOPLE
 
 
-def test_local_norm_statistics_never_leave_and_the_card_says_so(tmp_path: Path) -> None:
+def test_local_norm_statistics_never_leave_and_the_card_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "run"
     federate(folder, configure("federation.norm_statistics=local", "federation.rounds=2"))
     assert "running_mean" not in (folder / "exchange.json").read_text()
     _, card = load_encoder(folder)
     assert card.norm_statistics == "missing"
+    assert "estimate them on your own windows" in caplog.text
 
 
-def strategy(tmp_path: Path, fraction: float, nodes: list[int]) -> PeopleFedAvg:
+def strategy(tmp_path: Path, fraction: float, nodes: list[int]) -> PeopleStrategy:
     members = [Member(node, partition, partition + 1) for partition, node in enumerate(nodes)]
+    config = configure(f"federation.fraction={fraction}")
+    aggregator, ledger = Aggregator(config.federation.aggregation, frozenset()), Ledger(config.privacy)
     with Tracker(tmp_path) as tracker:
-        return PeopleFedAvg(members, configure(f"federation.fraction={fraction}"), 0, tracker, Manifest())
+        return PeopleStrategy(members, config, 0, tracker, Manifest(), aggregator, ledger)
 
 
 def test_the_cohort_depends_on_the_seed_and_the_round_and_not_on_node_ids(tmp_path: Path) -> None:

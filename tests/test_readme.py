@@ -16,6 +16,16 @@ SHORT = {
     "python -m simulation": ["federation.rounds=2"],
     "python -m centralized_baseline ": ["centralized.epochs=1"],
     "python -m centralized_baseline.probe": ["--seeds", "1", "--regimes", "1"],
+    "python -m centralized_baseline.crossval": [
+        "centralized.epochs=1",
+        "--seeds",
+        "1",
+        "--regimes",
+        "1",
+        "--folds",
+        "2",
+    ],
+    "python -m shared.report": ["--sample", "60"],
     "python -m benchmarks": ["--rounds", "2"],
 }
 
@@ -24,6 +34,7 @@ ELSEWHERE = {
     "make demo": "is run by .ci/run",
     "python -m shared.data download": "needs the internet; tests/test_download.py runs it against a local server",
     "flwr run": "is run by tests/test_flower_app.py",
+    "python -m shared.predict": "needs a recording; tests/test_predict.py makes one",
 }
 
 
@@ -54,14 +65,28 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.mark.timeout(1200)
-def test_every_command_runs_in_the_order_of_the_readme(checkout: Path, uci_har_zip: Path) -> None:
-    run = [c for c in commands("sh") if not c.startswith(tuple(ELSEWHERE))]
-    assert len(run) >= 9
-    environment = {k: v for k, v in os.environ.items() if k != "FEDHAR_RUNS"} | {"FEDHAR_UCI_HAR": str(uci_har_zip)}
-    for command in run:
-        done = subprocess.run(short(command), cwd=checkout, env=environment, capture_output=True, text=True)
+def run_all(found: list[str], checkout: Path, **environment: str) -> None:
+    own = {k: v for k, v in os.environ.items() if k != "FEDHAR_RUNS"} | environment
+    for command in found:
+        done = subprocess.run(short(command), cwd=checkout, env=own, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.timeout(1200)
+def test_every_command_on_shipped_data_runs_in_the_order_of_the_readme(checkout: Path) -> None:
+    found = [c for c in commands("sh") if not c.startswith(tuple(ELSEWHERE)) and "uci_har" not in c]
+    assert len(found) >= 8
+    for name in ("raw", "features", "random"):  # what make demo leaves behind
+        probe = f"python -m centralized_baseline.probe --config configs/demo.yaml --encoder {name}"
+        run_all([probe], checkout)
+    run_all(found, checkout)
+
+
+@pytest.mark.timeout(1200)
+def test_every_command_on_uci_har_runs_in_the_order_of_the_readme(checkout: Path, uci_har_zip: Path) -> None:
+    found = [c for c in commands("sh") if not c.startswith(tuple(ELSEWHERE)) and "uci_har" in c]
+    assert len(found) >= 5
+    run_all(found, checkout, FEDHAR_UCI_HAR=str(uci_har_zip))
 
 
 @pytest.mark.timeout(300)

@@ -16,10 +16,11 @@ from sklearn.preprocessing import StandardScaler
 
 from centralized_baseline.__main__ import train_centralized
 from centralized_baseline.probe import main as probe
-from shared.config import load_config
+from shared.config import DEFAULTS, load_config
 from shared.data import load
 from shared.errors import UserError, run_command
-from shared.evaluate import ProbeReport
+from shared.evaluate import ProbeReport, paired_difference
+from shared.privacy import Ledger
 from shared.report.__main__ import main
 from shared.report.maps import draw_maps
 from shared.report.reading import read_runs
@@ -254,6 +255,27 @@ def test_encoders_judged_on_different_people_are_shown_with_a_caution(tmp_path: 
     assert caution in made(tmp_path, runs / "fed", other).text
 
 
+def test_the_differences_are_person_by_person_to_the_strongest(runs: Path, page: Path) -> None:
+    names = ("fed", "pooled", "tiny-raw", "tiny-features")
+    told = {name: ProbeReport.model_validate_json((runs / name / "probe.json").read_bytes()) for name in names}
+    mean = {name: report.summary()["linear"]["all"]["accuracy"]["mean"] for name, report in told.items()}
+    best = max(names, key=mean.__getitem__)
+    text = Page(page).text
+    assert f"Differences to {best}, person by person" in text
+    for name in set(names) - {best}:
+        points = [100 * value for value in paired_difference(told[name], told[best], "all")]
+        assert f"{points[0]:+.1f} {points[1]:+.1f} to {points[2]:+.1f}" in text
+
+
+def test_the_spread_of_the_embeddings_and_the_memory_are_told(runs: Path, page: Path) -> None:
+    text = Page(page).text
+    for name in ("fed", "pooled"):
+        report = ProbeReport.model_validate_json((runs / name / "probe.json").read_bytes())
+        assert report.embeddings is not None
+        assert f"{name} {report.dim} {report.embeddings.effective_rank:.1f} {report.embeddings.constant}" in text
+    assert "not recorded" not in text
+
+
 def test_the_wire_is_told_as_the_manifest_counts_it(runs: Path, page: Path) -> None:
     manifest = json.loads((runs / "fed" / "exchange.json").read_text())
     text = Page(page).text
@@ -264,6 +286,20 @@ def test_the_wire_is_told_as_the_manifest_counts_it(runs: Path, page: Path) -> N
     windows = len(load(load_config(runs / "fed" / "config.yaml").data)[0])
     assert f"{windows * 6 * 64 * 4 / 1e3:.1f} kB" in text or f"{windows * 6 * 64 * 4 / 1e6:.2f} MB" in text
     assert "everybody's windows were pooled" in text
+
+
+def test_differential_privacy_is_told_where_there_is_some(tmp_path: Path, runs: Path) -> None:
+    assert "not private in a formal sense" in made(tmp_path, runs / "fed").text
+    ledger = Ledger(
+        load_config(DEFAULTS, ["privacy.name=local", "privacy.noise_multiplier=2", "encoder.norm=group"]).privacy
+    )
+    ledger.count([1, 2])
+    run = copy_of(runs / "fed", tmp_path / "private")
+    (run / "privacy.json").write_text(json.dumps(ledger.report()))
+    text = made(tmp_path, run).text
+    assert f"ε = {ledger.report()['epsilon']:.3g} at δ = 1e-05, with noise multiplier 2.0" in text
+    assert "the server included" in text
+    assert "not private in a formal sense" not in text
 
 
 def test_the_settings_that_differ_are_told_and_no_others(tmp_path: Path, runs: Path) -> None:

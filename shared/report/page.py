@@ -16,7 +16,7 @@ from shared.report import figures
 from shared.report.drawing import Look, Picture, looks
 from shared.report.maps import draw_maps
 from shared.report.reading import Row, Run, data_name
-from shared.report.scores import Group, answer, group, labels_words
+from shared.report.scores import Group, answer, compare, group, labels_words
 
 MARKER = Markup('<meta name="generator" content="fedhar report">')
 """Tells a report from any other page."""
@@ -53,6 +53,8 @@ def render(runs: Sequence[Run], sample: int) -> str:
         answer=answer(groups),
         facts=_facts(groups),
         groups=groups,
+        comparisons=[compare(one) for one in groups],
+        spreads=[run for run in runs if run.probe is not None and run.probe.embeddings is not None],
         accuracy=[figures.accuracy(g, look, f"accuracy-{n}") for n, g in enumerate(groups)],
         labels_words=labels_words,
         unjudged=_unjudged(runs),
@@ -86,7 +88,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Time:
-    """What a training cost: steps done and planned, seconds, and bytes of memory where the log has them."""
+    """What a training cost: steps done and planned, seconds, and the bytes of its largest training process."""
 
     run: Run
     seconds: float
@@ -223,7 +225,8 @@ def _windows_bytes(run: Run, left: Sequence[Row]) -> int | None:
 
 def _time(run: Run) -> Time:
     seconds = [row["seconds"] for row in run.steps]
-    memory = [row["memory"] for row in run.steps if "memory" in row]
+    own = [row for rows in run.clients.values() for row in rows]
+    memory = [row["memory"] for row in [*run.steps, *own] if "memory" in row]
     client_seconds = [row["seconds"] for rows in run.people.values() for row in rows]
     return Time(
         run=run,

@@ -28,6 +28,7 @@ class Run:
         config: None where only a probe was stored, as for the baselines without training.
         probe: None where nobody has judged the encoder yet.
         exchange: The content of ``exchange.json``, None where nothing was exchanged.
+        privacy: The content of ``privacy.json``, None without differential privacy.
         rows: The lines of ``metrics.jsonl``.
         clients: The lines of each client's own log by person, where the clients' folders are at hand.
     """
@@ -37,6 +38,7 @@ class Run:
     config: Config | None
     probe: ProbeReport | None
     exchange: Row | None
+    privacy: Row | None
     rows: list[Row]
     clients: dict[int, list[Row]]
 
@@ -108,6 +110,7 @@ def data_name(run: Run) -> str | None:
 
 def _read_run(name: str, folder: Path) -> Run:
     config, probe, exchange = folder / "config.yaml", folder / "probe.json", folder / "exchange.json"
+    privacy = folder / "privacy.json"
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not config.is_file() and not probe.is_file():
@@ -119,6 +122,7 @@ def _read_run(name: str, folder: Path) -> Run:
         config=load_config(config) if config.is_file() else None,
         probe=_read_probe(probe) if probe.is_file() else None,
         exchange=_read_json(exchange) if exchange.is_file() else None,
+        privacy=_read_json(privacy) if privacy.is_file() else None,
         rows=_read_rows(folder / METRICS),
         clients={int(log.parent.name.removeprefix("person_")): _one_a_step(_read_rows(log)) for log in logs},
     )

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from shared.evaluate import ProbeResult
+from shared.evaluate import ProbeResult, bootstrap_mean
 from shared.report.reading import Run
 
 MAIN = "linear"
@@ -110,6 +110,39 @@ class Group:
     def is_best(self, entry: Entry, regime: str) -> bool:
         """Whether nobody is shown with a higher number."""
         return str(entry.score(regime)) == str(self.best(regime).score(regime))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How entries of a group differ from its strongest one, in percentage points, person by person.
+
+    Args:
+        reference: The entry of the highest mean accuracy with the most labels.
+        regimes: Regimes that all entries have.
+        rows: For each other entry and regime: mean over the test people, and the interval around it.
+    """
+
+    reference: Entry
+    regimes: list[str]
+    rows: list[tuple[Entry, list[tuple[float, float, float]]]]
+
+
+def compare(group: Group) -> Comparison:
+    """Compare the entries of a group that were judged on the same people."""
+    reference = group.best(group.last)
+    regimes = [regime for regime in group.regimes if all(regime in entry.regimes for entry in group.entries)]
+    people = reference.per_person(group.last).keys()
+    rows = [
+        (entry, [_difference(entry, reference, regime) for regime in regimes])
+        for entry in group.entries
+        if entry is not reference and regimes and entry.per_person(regimes[-1]).keys() == people
+    ]
+    return Comparison(reference, regimes, rows)
+
+
+def _difference(entry: Entry, reference: Entry, regime: str) -> tuple[float, float, float]:
+    theirs = reference.per_person(regime)
+    return bootstrap_mean({person: score - theirs[person] for person, score in entry.per_person(regime).items()})
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
