@@ -2,9 +2,9 @@
 PYTHON := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test lint benchmark clean
+.PHONY: help setup demo test lint benchmark deploy-demo clean
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.ready ## make .venv with the pinned packages
 
@@ -30,6 +30,14 @@ lint: setup ## ruff and mypy
 
 benchmark: setup ## speed, memory and bytes as ratios
 	$(PYTHON) -m benchmarks
+
+deploy-demo: ## the same federation with Flower's deployment engine: ten containers, TLS, a key a client; needs Docker alone
+	mkdir -p runs deployment-data/watch
+	docker compose build
+	docker compose run --rm prepare
+	trap 'docker compose down --volumes' EXIT INT TERM; \
+	export FEDHAR_JOB='--config configs/demo.yaml --force'; \
+	docker compose up --attach job --exit-code-from job || { docker compose logs --no-color --tail 20; exit 1; }
 
 clean: ## remove the environment and the caches, keep runs/
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

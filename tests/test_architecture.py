@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 
 FORBIDDEN = {
-    "shared": {"flwr", "server", "client", "simulation", "centralized_baseline", "benchmarks"},
-    "server": {"client", "simulation", "centralized_baseline", "benchmarks"},
-    "client": {"server", "simulation", "centralized_baseline", "benchmarks"},
-    "simulation": {"benchmarks"},
+    "shared": {"flwr", "server", "client", "simulation", "deployment", "centralized_baseline", "benchmarks"},
+    "server": {"client", "simulation", "deployment", "centralized_baseline", "benchmarks"},
+    "client": {"server", "simulation", "deployment", "centralized_baseline", "benchmarks"},
+    "simulation": {"benchmarks", "deployment"},
+    "deployment": {"client", "simulation", "centralized_baseline", "benchmarks"},
     "centralized_baseline": {"flwr", "benchmarks"},
 }
 

@@ -1,7 +1,8 @@
-"""Command line of the data sets: show what is in one, or download one.
+"""Command line of the data sets: show what is in one, download one, or split one into a file per person.
 
 ``python -m shared.data info NAME [--path P]`` loads a data set, which checks all of it, and prints a summary.
 ``python -m shared.data download uci_har`` fetches UCI HAR into the cache folder.
+``python -m shared.data split NAME [--path P] --out DIR`` writes one file per training person, for their clients.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from shared.data import DATASETS, DataSettings, load
 from shared.data.download import INNER_SHA256, OUTER_SHA256, URL, download_uci_har
+from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
 from shared.data.uci_har import download_target
 from shared.data.windows import Windows
@@ -20,7 +22,7 @@ from shared.errors import run_command
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of the two commands.
+    """Run one of the commands.
 
     Raises:
         UserError: Bad data, or a download that failed.
@@ -28,10 +30,17 @@ def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     console = Console()
     if options.command == "info":
-        info(DataSettings(name=options.name, path=options.path, holdout=tuple(options.holdout)), console)
+        info(_settings(options), console)
+    elif options.command == "split":
+        people = split_people(_settings(options), options.out)
+        console.print(f"{options.out}: one file each for {len(people)} people: {people}", soft_wrap=True)
     else:
         download_uci_har(download_target(), options.url, options.outer_sha256, options.inner_sha256)
         console.print(f"UCI HAR is at {download_target()}, both checksums are right", soft_wrap=True)
+
+
+def _settings(options: argparse.Namespace) -> DataSettings:
+    return DataSettings(name=options.name, path=options.path, holdout=tuple(options.holdout))
 
 
 def info(settings: DataSettings, console: Console) -> None:
@@ -82,19 +91,22 @@ def _channel_table(train: Windows, test: Windows) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shared.data", description="Show or download data sets.")
+    parser = argparse.ArgumentParser(prog="python -m shared.data", description="Show, download or split data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("info", help="load a data set, check all of it and print a summary")
-    show.add_argument("name", help=f"one of: {', '.join(DATASETS)}")
-    show.add_argument("--path", type=Path, help="folder or zip of the data set (default: its usual place)")
-    show.add_argument(
-        "--holdout",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="PERSON",
-        help="training people to test on in place of the data set's own test people",
-    )
+    split = commands.add_parser("split", help="write one file per training person, for the clients of a deployment")
+    for command in (show, split):
+        command.add_argument("name", help=f"one of: {', '.join(DATASETS)}")
+        command.add_argument("--path", type=Path, help="folder or zip of the data set (default: its usual place)")
+        command.add_argument(
+            "--holdout",
+            type=int,
+            nargs="+",
+            default=[],
+            metavar="PERSON",
+            help="training people to test on in place of the data set's own test people",
+        )
+    split.add_argument("--out", type=Path, required=True, help="new folder; dataset.json and person_<id>.npz")
     fetch = commands.add_parser("download", help="fetch a data set into the cache folder (FEDHAR_CACHE)")
     fetch.add_argument("name", choices=["uci_har"], help="61 MB; not for commercial use, cite its paper")
     fetch.add_argument("--url", default=URL, help="a mirror of the official zip (default: %(default)s)")

@@ -1,0 +1,171 @@
+"""The federation as it is deployed: real processes with TLS and node keys, and real containers where Docker answers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from deployed import ROOT, Deployment, deployed
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor import ExecutionSpec, subprocess_executor
+
+from deployment import superexec
+
+SMALL = ["data.name=synthetic", "encoder.width=8", "federation.rounds=2", "federation.min_clients=3"]
+CONFIG = ["--config", "configs/demo.yaml", *SMALL, "data.holdout=[4]"]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployed(tmp_path_factory.mktemp("deployed"), clients=3) as running:
+        yield running
+
+
+def test_a_deployed_run_gives_the_encoder_of_the_simulation_byte_for_byte(federation: Deployment) -> None:
+    code, told = federation.run_job("--name", "deployed", *CONFIG)
+    assert code == 0, told + federation.log("superlink")
+    assert "3 of 3 registered clients are online" in told
+    assert "round 2: loss" in told
+    simulated = subprocess.run(
+        [sys.executable, "-m", "simulation", "--engine", "inprocess", "--name", "simulated", *CONFIG],
+        cwd=ROOT,
+        env=os.environ | {"FEDHAR_RUNS": str(federation.runs), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert simulated.returncode == 0, simulated.stderr
+    one, two = federation.runs / "deployed", federation.runs / "simulated"
+    assert (one / "encoder.safetensors").read_bytes() == (two / "encoder.safetensors").read_bytes()
+    assert json.loads((one / "encoder.json").read_text()) == json.loads((two / "encoder.json").read_text())
+    assert (one / "config.yaml").read_text() == (two / "config.yaml").read_text()
+
+
+def test_a_client_plays_the_code_of_the_run_and_keeps_its_state_to_itself(federation: Deployment) -> None:
+    for partition in range(3):
+        home = federation.base / f"client-{partition}"
+        assert "Traceback" not in federation.log(f"client-{partition}")
+        assert list(home.glob("flwr/apps/*/client/__pycache__/app.*")), "the run's own client.app was not imported"
+        assert {path.name for path in home.glob("state/*/*")} == {f"person_{partition + 1:02d}"}
+    assert not list((federation.runs / "deployed").rglob("person_*"))
+
+
+def test_forks_that_have_ended_are_collected(federation: Deployment) -> None:
+    for partition in range(3):
+        family = psutil.Process(federation.processes[f"client-{partition}"].pid).children(recursive=True)
+        assert len(family) == 1, family
+        assert family[0].status() != psutil.STATUS_ZOMBIE
+
+
+def test_the_rules_for_run_folders_are_those_of_the_simulation(federation: Deployment) -> None:
+    code, told = federation.run_job("--name", "deployed", *CONFIG)
+    assert (code, "exists already" in told) == (2, True), told
+    code, told = federation.run_job("--name", "deployed", "--resume", *CONFIG, "seed=5")
+    assert (code, "seed: 0 -> 5" in told) == (2, True), told
+    code, told = federation.run_job("--name", "other", "--resume", *CONFIG)
+    assert (code, "there is no run" in told) == (2, True), told
+
+
+def test_a_run_that_needs_more_clients_than_there_are_fails_with_the_reason(federation: Deployment) -> None:
+    code, told = federation.run_job("--name", "many", *CONFIG, "federation.min_clients=9", "federation.join_timeout=1")
+    assert code == 2
+    assert "3 of 3 registered clients are online" in told
+    assert "9 are needed" in told
+
+
+def test_flower_starts_its_task_processes_where_we_take_them_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(superexec, "_fork", started.append)
+    monkeypatch.setattr(subprocess_executor, "subprocess", subprocess)
+    superexec.take_over()
+    subprocess_executor.SubprocessExecutor().launch(
+        ExecutionSpec(TaskType.CLIENT_APP, "127.0.0.1:1", "t", True, None, False, None, False, 1)
+    )
+    assert started == [["flwr-clientapp", "--runtime-api-address", "127.0.0.1:1", "--token", "t", "--insecure"]]
+
+
+def credentials(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(ROOT / "scripts" / "make-credentials.sh"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_credentials_are_what_flower_wants_and_private(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "credentials"
+    done = credentials(str(folder), "--nodes", "24", "--hosts", "hub.example.org 10.0.0.5")
+    assert done.returncode == 0, done.stderr
+    assert "expires on" in done.stdout
+    for number in range(24):  # a private number with a high or a zero first byte is written differently
+        private = load_ssh_private_key((folder / f"node-{number}").read_bytes(), None)
+        public = load_ssh_public_key((folder / "public" / f"node-{number}.pub").read_bytes())
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        assert private.curve.name == "secp384r1"
+        assert private.public_key() == public
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()} == {0o600}
+    certificate = x509.load_pem_x509_certificate((folder / "public" / "server.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert set(names.get_values_for_type(x509.DNSName)) == {"superlink", "localhost", "hub.example.org"}
+    assert {str(address) for address in names.get_values_for_type(x509.IPAddress)} == {"127.0.0.1", "10.0.0.5"}
+
+
+def test_credentials_are_never_overwritten_and_nothing_half_made_stays(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for arguments, words in (
+        (["old"], "exists already"),
+        (["new", "--hosts", "hub:8000"], "IP:hub:8000"),
+        (["new", "--hosts", "a_b/c"], "'a_b/c'"),
+        (["new", "--nodes", "0"], "--nodes must be"),
+        ([], "usage:"),
+    ):
+        done = credentials(*[str(tmp_path / a) if a in {"old", "new"} else a for a in arguments])
+        assert done.returncode == 2
+        assert words in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def docker_answers() -> bool:
+    return bool(shutil.which("docker")) and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not docker_answers(), reason="no Docker engine answers")
+@pytest.mark.timeout(900)
+def test_the_containers_train_and_bring_the_run_home(tmp_path: Path) -> None:
+    data, runs = tmp_path / "deployment", tmp_path / "runs"
+    data.mkdir()
+    runs.mkdir()
+    environment = os.environ | {
+        "FEDHAR_DATA": str(data),
+        "FEDHAR_RUNS": str(runs),
+        "FEDHAR_JOB": " ".join(["--config configs/demo.yaml --name contained", *SMALL]),
+    }
+
+    def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker", "compose", "--project-name", f"fedhar-test-{os.getpid()}", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    try:
+        for step in (["build"], ["run", "--rm", "prepare", "scripts/prepare-deployment.sh", "synthetic"]):
+            done = compose(*step)
+            assert done.returncode == 0, done.stdout + done.stderr
+        clients = [f"client-{partition}" for partition in range(4)]
+        done = compose("up", "--no-color", "--exit-code-from", "job", "superlink", "server", "job", *clients)
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+        assert "4 of 4 registered clients are online" in done.stdout + done.stderr
+        assert (runs / "contained" / "encoder.safetensors").stat().st_uid == runs.stat().st_uid
+    finally:
+        assert compose("down", "--volumes").returncode == 0

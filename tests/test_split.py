@@ -1,0 +1,70 @@
+"""One file per person, as a client takes it away."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.app import _own_windows
+from shared.data import DataSettings, load
+from shared.data.__main__ import main
+from shared.data.folder import DESCRIPTION
+from shared.data.partition import by_person
+from shared.data.split import split_people
+from shared.errors import UserError
+
+
+def settings(name: str, path: Path | None = None, holdout: tuple[int, ...] = ()) -> DataSettings:
+    return DataSettings(name=name, path=path, holdout=holdout)
+
+
+@pytest.mark.parametrize(("name", "holdout"), [("watch", ()), ("synthetic", (2,))])
+def test_each_person_has_one_file_and_the_folder_is_a_data_set(
+    name: str, holdout: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "people"
+    held = ["--holdout", *map(str, holdout)] if holdout else []
+    main(["split", name, "--out", str(out), *held])
+    train, _ = load(settings(name, holdout=holdout))
+    assert str(train.people) in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [DESCRIPTION, *(f"person_{person}.npz" for person in train.people)]
+    )
+    again, test = load(settings("folder", out))
+    assert len(test) == 0
+    assert again.meta == train.meta
+    for before, after in zip(by_person(train), by_person(again), strict=True):
+        assert before.x.tobytes() == after.x.tobytes()
+        np.testing.assert_array_equal(before.y, after.y)
+        assert before.people == after.people
+
+
+def test_an_existing_folder_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        split_people(settings("synthetic"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_takes_exactly_one_person_who_trains(tmp_path: Path) -> None:
+    people = tmp_path / "people"
+    split_people(settings("synthetic"), people)
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(UserError, match=r"expected the file dataset\.json"):
+        _own_windows(own)
+    (own / DESCRIPTION).write_bytes((people / DESCRIPTION).read_bytes())
+    with pytest.raises(UserError, match="expected files named person_"):
+        _own_windows(own)
+    (own / "person_2.npz").write_bytes((people / "person_2.npz").read_bytes())
+    assert _own_windows(own).people == [2]
+
+
+@pytest.mark.parametrize(("test_people", "found"), [([], r"people \[1, 2\] and test"), ([2], r"test people \[2\]")])
+def test_a_second_person_in_a_clients_folder_is_refused(test_people: list[int], found: str, tmp_path: Path) -> None:
+    people = tmp_path / "people"
+    split_people(settings("synthetic", holdout=(3, 4)), people)
+    description = json.loads((people / DESCRIPTION).read_text())
+    (people / DESCRIPTION).write_text(json.dumps(description | {"test_people": test_people}))
+    with pytest.raises(UserError, match=found):
+        _own_windows(people)
