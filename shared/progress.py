@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from shared.metrics import METRICS, read_metrics
 from shared.runs import FAILURE
@@ -35,12 +36,13 @@ class RunProgress:
     def __init__(self, title: str, total: int, console: Console) -> None:
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeElapsedColumn(),
+            BarColumn(bar_width=24, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            # In a narrow terminal this column takes more lines, and the others stay whole.
+            TextColumn("{task.fields[told]}", table_column=Column(no_wrap=False)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
         )
         self._bar = self._progress.add_task(title, total=total, told="starting")
@@ -50,7 +52,7 @@ class RunProgress:
         """Move to the round of the row, and tell its losses and, in brackets, the weights."""
         losses = {k.removeprefix("loss."): v for k, v in row.items() if k.startswith("loss.")}
         weights = {k.removeprefix("weight."): v for k, v in row.items() if k.startswith("weight.")}
-        parts = [f"{n[:8]} {v:.3f}" + (f" ({weights[n]:.2f})" if n in weights else "") for n, v in losses.items()]
+        parts = [f"{n} {v:.3f}" + (f" ({weights[n]:.2f})" if n in weights else "") for n, v in losses.items()]
         told = "  ".join(parts)
         self._progress.update(self._bar, completed=row["round"], told=told)
         if self._plain:

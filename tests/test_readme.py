@@ -33,6 +33,7 @@ ELSEWHERE = {
     "make test": "is what runs this test",
     "make demo": "is run by .ci/run",
     "python -m shared.data download": "needs the internet; tests/test_download.py runs it against a local server",
+    "make deploy-demo": "needs Docker; tests/test_deployment.py runs its containers",
     "flwr run": "is run by tests/test_flower_app.py",
     "python -m shared.predict": "needs a recording; tests/test_predict.py makes one",
 }
