@@ -35,9 +35,7 @@ deploy-demo: ## the same federation with Flower's deployment engine: ten contain
 	mkdir -p runs deployment-data/watch
 	docker compose build
 	docker compose run --rm prepare
-	trap 'docker compose down --volumes' EXIT INT TERM; \
-	export FEDHAR_JOB='--config configs/demo.yaml --force'; \
-	docker compose up --attach job --exit-code-from job || { docker compose logs --no-color --tail 20; exit 1; }
+	scripts/run-compose.sh --config configs/demo.yaml --force
 
 clean: ## remove the environment and the caches, keep runs/
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

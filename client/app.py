@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from client.state import PrivateState
+from shared.compression import FULL, compress
 from shared.config import Config
 from shared.data import DataSettings, load
 from shared.data.partition import by_person
@@ -86,7 +87,7 @@ def train(message: Message, context: Context) -> Message:
     state = PrivateState(
         _state_root(context, run_folder, str(told["run"])) / f"person_{person:02d}", config.digest, policy
     )
-    state.restore(model, optimizer, before=server_round)
+    residual = state.restore(model, optimizer, before=server_round)
     received = arrays_of(message.content.array_records["arrays"])
     incoming(model.encoder, received, policy)
 
@@ -105,7 +106,14 @@ def train(message: Message, context: Context) -> Message:
             proximal_mu=config.federation.aggregation.local_pull,
         )
     )
-    state.save(model, optimizer, server_round, [log.row() for log in logs])
+    if broken := [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]:
+        raise UserError(f"round {server_round}: {broken[0]} is not finite after training; the state before it is kept")
+    trained = outgoing(model.encoder, policy)
+    if config.privacy.name == "local":
+        trained = private_update(received, trained, config.privacy)
+    if config.federation.upload != FULL:
+        trained, residual = compress(received, trained, residual, config.federation.upload)
+    state.save(model, optimizer, server_round, residual, [log.row() for log in logs])
     last = logs[-1]
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "partition-id": _partition(context),
@@ -114,9 +122,6 @@ def train(message: Message, context: Context) -> Message:
         "seconds": sum(log.seconds for log in logs),
     }
     metrics |= {f"loss.{name}": value for name, value in last.losses.items()}
-    trained = outgoing(model.encoder, policy)
-    if config.privacy.name == "local":
-        trained = private_update(received, trained, config.privacy)
     arrays = ArrayRecord({name: Array(value) for name, value in trained.items()})
     return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)}), reply_to=message)
 

@@ -1,11 +1,13 @@
-"""A client's private half on its own disk: heads, task weights and optimizer, round by round."""
+"""A client's private half on its own disk: heads, task weights, optimizer and lost roundings, round by round."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from shared.checkpoint import Snapshot, load_snapshot, pack_optimizer, save_snapshot, unpack_optimizer
 from shared.errors import UserError
@@ -14,12 +16,15 @@ from shared.files import write_atomic
 from shared.metrics import METRICS, read_metrics
 from shared.model import Model
 
+LOG = logging.getLogger(__name__)
+
+_RESIDUAL = "residual."
+
 
 class PrivateState:
     """The private state of one person in one run.
 
-    The states of the last two rounds are kept: when the server resumes from the round before, the client goes
-    back with it.
+    The states of the last rounds are kept: when the server resumes from an earlier round, the client goes back with it.
 
     Args:
         folder: On the client's own disk; made on the first save.
@@ -32,31 +37,40 @@ class PrivateState:
         self._digest = config_digest
         self._policy: NormStatistics = policy
 
-    def restore(self, model: Model, optimizer: torch.optim.Optimizer, before: int) -> None:
+    def restore(self, model: Model, optimizer: torch.optim.Optimizer, before: int) -> dict[str, NDArray[Any]]:
         """Load the newest state from before a round; the first time, the model stays as it was initialised.
+
+        Returns:
+            What rounding took away from the last update.
 
         Raises:
             UserError: The state belongs to another configuration.
         """
         snapshot = load_snapshot(self._folder, latest=before - 1)
         if snapshot is None:
-            return
+            if before > 1:
+                LOG.warning("no private state from before round %d in %s: its heads start anew", before, self._folder)
+            return {}
         if snapshot.meta["config"] != self._digest:
             raise UserError(f"the state in {self._folder} belongs to a run with another configuration")
         state = {name: snapshot.tensors[f"model.{name}"] for name in private_state(model, self._policy)}
         model.load_state_dict(model.state_dict() | state)
         unpack_optimizer(optimizer, snapshot.tensors)
+        kept = {name: value.numpy() for name, value in snapshot.tensors.items() if name.startswith(_RESIDUAL)}
+        return {name.removeprefix(_RESIDUAL): value for name, value in kept.items()}
 
     def save(
         self,
         model: Model,
         optimizer: torch.optim.Optimizer,
         server_round: int,
+        residual: Mapping[str, NDArray[Any]],
         logs: Sequence[Mapping[str, Any]],
     ) -> None:
         """Save the private half after a round, and the round's epochs in ``metrics.jsonl``, weights included."""
         private = private_state(model, self._policy)
         tensors = {f"model.{name}": value for name, value in private.items()} | pack_optimizer(optimizer)
+        tensors |= {_RESIDUAL + name: torch.from_numpy(value) for name, value in residual.items()}
         save_snapshot(self._folder, Snapshot(server_round, tensors, {"config": self._digest}))
         path = self._folder / METRICS
         rows = [row for row in read_metrics(path) if row["round"] < server_round]

@@ -8,6 +8,8 @@ import json
 import os
 import shlex
 import shutil
+import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from shared.progress import RunProgress, RunWatcher
 from shared.runs import FAILURE, open_run, run_folder, run_parser, runs_root
 
 _LOOK_SECONDS = 2.0
+_TLS_SECONDS = 10.0
 _REGISTERED = "already in use"
 """What Flower says of a public key that it knows."""
 
@@ -39,30 +42,45 @@ def main(arguments: list[str]) -> None:
     place = (options.server_runs or runs_root()) / folder.name
     with tempfile.TemporaryDirectory(prefix="fedhar-") as home:
         superlink = SuperLink(Path(home), options.superlink, options.credentials / "ca.crt")
-        _refuse_a_second_run(superlink)
-        open_run(folder, config, resume=options.resume, force=options.force)
+        _refuse_a_second_run(superlink, options.superlink, options.credentials / "ca.crt")
         console = Console(stderr=True)
         register_clients(superlink, options.credentials, console)
         if options.registered:
             options.registered.touch()
         _wait_for_clients(superlink, config, console)
+        open_run(folder, config, resume=options.resume, force=options.force)
         _make_room(folder, place, resume=options.resume)
         with _brought_home(place, folder):
             _run(superlink, config, place, console)
     console.print(f"done: {folder}", highlight=False, soft_wrap=True)
 
 
-def _refuse_a_second_run(superlink: SuperLink) -> None:
+def _refuse_a_second_run(superlink: SuperLink, address: str, authority: Path) -> None:
     """The clients work for one run at a time, and two runs must not write into one folder."""
     answer = superlink.ask("ls")
     if not answer.get("success"):
-        raise UserError(f"the SuperLink does not answer: {answer.get('error-message', answer)}")
+        why = _try_tls(address, authority) or answer.get("error-message", answer)
+        raise UserError(f"the SuperLink at {address} cannot be asked: {why}")
     for run in answer["runs"]:
         if not str(run["status"]).startswith("finished"):
             raise UserError(
                 f"the SuperLink is busy with run {run['run-id']}, which is {run['status']}: wait for its end, or "
                 f"stop it with `flwr stop {run['run-id']}`"
             )
+
+
+def _try_tls(address: str, authority: Path) -> str:
+    """Say why no TLS connection comes about, which Flower does not tell; "" if one does."""
+    host, _, port = address.rpartition(":")
+    try:
+        context = ssl.create_default_context(cafile=authority)
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), _TLS_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host.strip("[]")),
+        ):
+            return ""
+    except (OSError, ValueError) as error:
+        return f"{error} (trusting {authority})"
 
 
 def register_clients(superlink: SuperLink, credentials: Path, console: Console) -> None:
@@ -85,7 +103,10 @@ def _wait_for_clients(superlink: SuperLink, config: Config, console: Console) ->
     """Wait until all registered clients are online; go on without some where the configuration allows it."""
     deadline = time.monotonic() + config.federation.join_timeout
     while True:
-        nodes = [node["status"] for node in superlink.ask("supernode", "list")["nodes"]]
+        answer = superlink.ask("supernode", "list")
+        if not answer.get("success"):
+            raise UserError(f"the SuperLink does not list its clients: {answer.get('error-message', answer)}")
+        nodes = [node["status"] for node in answer["nodes"]]
         online, registered = nodes.count("online"), len(nodes) - nodes.count("unregistered")
         if online == registered or time.monotonic() > deadline:
             break
@@ -102,9 +123,10 @@ def _make_room(folder: Path, place: Path, *, resume: bool) -> None:
     """Make the server's folder of the run fit: what is there already is of the run to resume, or goes."""
     if place == folder:
         return
-    if not resume:
-        shutil.rmtree(place, ignore_errors=True)
-    elif not (place / "config.yaml").is_file():
+    (place / FAILURE).unlink(missing_ok=True)  # of an earlier start
+    if not resume and place.exists():
+        shutil.rmtree(place)
+    elif resume and not (place / "config.yaml").is_file():
         _copy(folder, place)
 
 
@@ -126,14 +148,18 @@ def _copy(source: Path, target: Path) -> None:
     """Replace a folder by a copy of another one, which belongs to the owner of the folder around it."""
     fresh = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(source, fresh)
-    owner = target.parent.stat()
-    if os.geteuid() == 0:
-        for path in (fresh, *fresh.rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid)
-    if target.exists():
-        shutil.rmtree(target)
-    fresh.rename(target)
+    try:
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(".*"))  # what is still being written
+        owner = target.parent.stat()
+        if os.geteuid() == 0:
+            for path in (fresh, *fresh.rglob("*")):
+                os.chown(path, owner.st_uid, owner.st_gid)
+        if target.exists():
+            shutil.rmtree(target)
+        fresh.rename(target)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise UserError(f"cannot copy the run from {source} to {target}, where it stays: {error}") from None
 
 
 def _run(superlink: SuperLink, config: Config, place: Path, console: Console) -> None:
@@ -152,7 +178,9 @@ def _run(superlink: SuperLink, config: Config, place: Path, console: Console) ->
                 superlink.ask("stop", run_id)
             raise
     if status != "finished:completed":
-        raise UserError(f"the Flower run {run_id} ended as {status!r}; the server's log says more")
+        raise UserError(
+            f"the Flower run {run_id} ended as {status!r}: the server's log says more, and --resume continues it"
+        )
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

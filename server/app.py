@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.aggregation import Aggregator
-from server.introduction import introduce_members
+from server.introduction import Introductions
 from server.strategy import PeopleStrategy
 from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder, save_snapshot
 from shared.config import Config
@@ -25,7 +25,7 @@ from shared.exchange import PREFIX, Manifest, arrays_of, incoming, outgoing, sha
 from shared.files import write_atomic
 from shared.model import build_initial_encoder
 from shared.privacy import Ledger
-from shared.runs import FAILURE, from_run_config, open_run
+from shared.runs import FAILURE, from_run_config, locked, open_run
 from shared.tracking import Tracker
 
 LOG = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ def main(grid: Grid, context: Context) -> None:
     config, folder = from_run_config(context.run_config, context.run_id)
     open_run(folder, config, resume=(folder / "config.yaml").is_file(), force=False)
     failure = folder / FAILURE
-    failure.unlink(missing_ok=True)
-    with _log_to(folder / "server.log"):
+    with locked(folder), _log_to(folder / "server.log"):
+        failure.unlink(missing_ok=True)
         try:
             _federate(grid, config, folder)
         except UserError as error:
@@ -57,14 +57,17 @@ def main(grid: Grid, context: Context) -> None:
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Keep what the server notices in the run folder: Flower keeps the output of a ServerApp from its user."""
-    logger = logging.getLogger("server")
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
+    loggers = [logging.getLogger(name) for name in ("server", "shared")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
         handler.close()
 
 
@@ -74,7 +77,8 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
     done = snapshot.step if snapshot else 0
     run = snapshot.meta["run"] if snapshot else token_hex(8)
     manifest = Manifest(snapshot.meta["exchange"] if snapshot else None)
-    federation = introduce_members(grid, config.federation, manifest)
+    introductions = Introductions(grid, config.federation, manifest)
+    federation = introductions.wait_for_members()
     statistics = ChannelStatistics.from_dict(snapshot.meta["statistics"]) if snapshot else federation.statistics
     policy = config.federation.norm_statistics
     encoder = build_initial_encoder(config, len(federation.meta.channels), federation.samples)
@@ -87,7 +91,7 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
         aggregator.restore(saved)
     ledger = Ledger(config.privacy, snapshot.meta["privacy"] if snapshot else None)
 
-    def save(server_round: int, arrays: ArrayRecord) -> None:
+    def save(true_round: int, arrays: ArrayRecord) -> None:
         incoming(encoder, arrays_of(arrays), policy)
         state = outgoing(encoder, policy) | aggregator.state()
         tensors = {name: torch.from_numpy(value) for name, value in state.items()}
@@ -97,20 +101,23 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
             "exchange": manifest.state(),
             "privacy": ledger.state(),
         }
-        save_snapshot(folder / "checkpoint", Snapshot(done + server_round, tensors, meta))
+        save_snapshot(folder / "checkpoint", Snapshot(true_round, tensors, meta))
         write_atomic(folder / "exchange.json", json.dumps(manifest.report(), indent=2) + "\n")
         if config.privacy.name != "none":
             write_atomic(folder / "privacy.json", json.dumps(ledger.report(), indent=2) + "\n")
 
+    initial = ArrayRecord({name: Array(value) for name, value in outgoing(encoder, policy).items()})
+    save(done, initial)
     with Tracker(folder, after=done) as tracker:
-        strategy = PeopleStrategy(federation.members, config, done, tracker, manifest, aggregator, ledger)
+        strategy = PeopleStrategy(
+            federation.members, introductions.newcomers, save, config, done, tracker, manifest, aggregator, ledger
+        )
         strategy.start(
             grid=grid,
-            initial_arrays=ArrayRecord({name: Array(value) for name, value in outgoing(encoder, policy).items()}),
+            initial_arrays=initial,
             num_rounds=config.federation.rounds - done,
             timeout=config.federation.round_timeout,
             train_config=ConfigRecord({"run": run} | statistics.to_dict()),
-            evaluate_fn=save,
         )
     missing = len(shared_names(encoder, policy)) < len(shared_names(encoder, "average"))
     card = EncoderCard.describe(

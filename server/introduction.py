@@ -1,4 +1,4 @@
-"""Before the first round: who is there, do they measure the same, and what are the pooled channel statistics."""
+"""Who is there, do they measure the same, and what are the pooled channel statistics of the first of them."""
 
 import logging
 import time
@@ -26,11 +26,12 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Member:
-    """A client as it introduced itself: its Flower node, its partition and the id of its person."""
+    """A client as it introduced itself: its Flower node, its partition, the id and the windows of its person."""
 
     node: int
     partition: int
     person: int
+    windows: int
 
 
 @dataclass(frozen=True)
@@ -84,32 +85,92 @@ class Introduction(Settings):
         return ChannelStatistics.from_dict(self.model_dump())
 
 
-def introduce_members(grid: Grid, settings: FederationSettings, manifest: Manifest) -> Federation:
-    """Wait for the clients, ask each to introduce itself, and pool their channel statistics.
+class Introductions:
+    """Asks clients who they are: all that are there before the first round, and who comes later as the rounds go on.
 
-    A client that cannot answer, or that measures something else than the first one, is named in the log and left out.
+    A client that cannot answer, or that does not fit to those before it, is named in the log and left out; it is asked
+    again before each round.
 
-    Raises:
-        UserError: Fewer usable clients than ``federation.min_clients`` within ``federation.join_timeout`` seconds.
+    Args:
+        grid: Of the run.
+        settings: ``min_clients`` and ``join_timeout``.
+        manifest: Counts what the answers tell.
     """
-    nodes = _wait_for_nodes(grid, settings.min_clients, settings.join_timeout)
-    questions = [Message(RecordDict(), node, "query.introduce") for node in nodes]
-    answers = list(grid.send_and_receive(questions, timeout=settings.join_timeout))
-    for answer in answers:
-        _count(answer, manifest)
-    known, reasons = _sort_out(answers)
-    if len(known) < settings.min_clients:
-        told = "; ".join(reasons) or f"the others did not answer within {settings.join_timeout:g} s"
-        raise UserError(
-            f"{len(known)} of {settings.min_clients} clients (federation.min_clients) can take part: {told}"
+
+    def __init__(self, grid: Grid, settings: FederationSettings, manifest: Manifest) -> None:
+        self._grid = grid
+        self._settings = settings
+        self._manifest = manifest
+        self._known: list[tuple[int, Introduction]] = []
+        self._asked: dict[str, int] = {}
+        self._told: set[str] = set()
+
+    def wait_for_members(self) -> Federation:
+        """Wait for the clients, ask each to introduce itself, and pool their channel statistics.
+
+        Raises:
+            UserError: Fewer usable clients than ``federation.min_clients`` within ``federation.join_timeout`` seconds.
+        """
+        settings = self._settings
+        nodes = _wait_for_nodes(self._grid, settings.min_clients, settings.join_timeout)
+        answers = self._grid.send_and_receive(_questions(nodes), timeout=settings.join_timeout)
+        reasons = self._take_in(answers)
+        if len(self._known) < settings.min_clients:
+            told = "; ".join(reasons) or f"the others did not answer within {settings.join_timeout:g} s"
+            raise UserError(
+                f"{len(self._known)} of {settings.min_clients} clients (federation.min_clients) can take part: {told}"
+            )
+        sensors = self._known[0][1].sensors
+        return Federation(
+            members=tuple(_member(node, one) for node, one in self._known),
+            statistics=reduce(add, (one.statistics for _, one in self._known)),
+            meta=Meta(sensors.data, sensors.channels, sensors.units, sensors.rate, classes=()),
+            samples=sensors.samples,
         )
-    sensors = known[0][1].sensors
-    return Federation(
-        members=tuple(Member(node, one.partition, one.person) for node, one in known),
-        statistics=reduce(add, (one.statistics for _, one in known)),
-        meta=Meta(sensors.data, sensors.channels, sensors.units, sensors.rate, classes=()),
-        samples=sensors.samples,
-    )
+
+    def newcomers(self) -> list[Member]:
+        """Return who has introduced itself since the last call, and ask those who are there and no members.
+
+        Nobody waits for the answers: they are read by the next call, one round later.
+        """
+        known = len(self._known)
+        answers = list(self._grid.pull_messages(list(self._asked))) if self._asked else []
+        for answer in answers:
+            del self._asked[answer.metadata.reply_to_message_id]
+        self._take_in(answers)
+        strangers = set(self._grid.get_node_ids()) - {node for node, _ in self._known} - set(self._asked.values())
+        for node in sorted(strangers):
+            self._asked |= {sent: node for sent in self._grid.push_messages(_questions([node])) if sent}
+        return [_member(node, one) for node, one in self._known[known:]]
+
+    def _take_in(self, answers: Iterable[Message]) -> list[str]:
+        """Add those whose introductions fit, by partition, and return the reasons why others do not."""
+        introduced: list[tuple[int, Introduction]] = []
+        reasons: list[str] = []
+        for answer in answers:
+            _count(answer, self._manifest)
+            try:
+                introduced.append((answer.metadata.src_node_id, _read(answer)))
+            except UserError as error:
+                reasons.append(str(error))
+        for node, one in sorted(introduced, key=lambda pair: (pair[1].partition, pair[0])):
+            if complaint := _conflict(one, [other for _, other in self._known]):
+                reasons.append(f"person {one.person} {complaint}")
+            else:
+                self._known.append((node, one))
+        for reason in reasons:
+            if reason not in self._told:
+                LOG.warning("a client is left out: %s", reason)
+        self._told.update(reasons)
+        return reasons
+
+
+def _questions(nodes: Iterable[int]) -> list[Message]:
+    return [Message(RecordDict(), node, "query.introduce") for node in nodes]
+
+
+def _member(node: int, one: Introduction) -> Member:
+    return Member(node, one.partition, one.person, one.windows)
 
 
 def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
@@ -122,27 +183,6 @@ def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
             )
         time.sleep(_POLL_SECONDS)
     return nodes
-
-
-def _sort_out(answers: Iterable[Message]) -> tuple[list[tuple[int, Introduction]], list[str]]:
-    """Return the nodes whose introductions fit together, by partition, and the reasons why others do not."""
-    introduced: list[tuple[int, Introduction]] = []
-    reasons: list[str] = []
-    for answer in answers:
-        try:
-            introduced.append((answer.metadata.src_node_id, _read(answer)))
-        except UserError as error:
-            reasons.append(str(error))
-    introduced.sort(key=lambda pair: (pair[1].partition, pair[0]))
-    fitting: list[tuple[int, Introduction]] = []
-    for node, one in introduced:
-        if complaint := _conflict(one, [other for _, other in fitting]):
-            reasons.append(f"person {one.person} {complaint}")
-        else:
-            fitting.append((node, one))
-    for reason in reasons:
-        LOG.warning("a client is left out: %s", reason)
-    return fitting, reasons
 
 
 def _read(answer: Message) -> Introduction:

@@ -1,8 +1,9 @@
 """The rounds of the federation: who is asked, whose reply counts, and what the next encoder is made of."""
 
 import logging
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from server.aggregation import Aggregator, find_outliers
 from server.introduction import Member
+from shared.compression import FULL, decompress
 from shared.config import AVERAGING, Config
 from shared.errors import UserError
 from shared.exchange import Manifest, arrays_of, mismatch
@@ -23,12 +25,17 @@ from shared.tracking import Tracker
 
 LOG = logging.getLogger(__name__)
 
+_UNREADABLE = (ValueError, TypeError, EOFError)
+"""What Flower raises for bytes that are no array."""
+
 
 class PeopleStrategy(Strategy):
     """A Flower strategy with a reproducible cohort, checked replies and a fixed order of summation.
 
     Args:
-        members: The clients that introduced themselves.
+        members: The clients that introduced themselves before the first round.
+        newcomers: Called before each round: who has introduced itself since.
+        save: Called with the number of each round that has ended, and the arrays it gave.
         config: ``federation.fraction`` of the members, at least one, is drawn for each round, from ``seed``. Partition
             ids are drawn, because node ids differ from run to run.
         done: Rounds done before this start; Flower counts from one at every start.
@@ -44,6 +51,8 @@ class PeopleStrategy(Strategy):
     def __init__(
         self,
         members: Sequence[Member],
+        newcomers: Callable[[], Sequence[Member]],
+        save: Callable[[int, ArrayRecord], None],
         config: Config,
         done: int,
         tracker: Tracker,
@@ -52,20 +61,26 @@ class PeopleStrategy(Strategy):
         ledger: Ledger,
     ) -> None:
         self.members = {member.partition: member for member in members}
+        self.newcomers = newcomers
+        self.save = save
         self.config = config
         self.done = done
         self.tracker = tracker
         self.manifest = manifest
         self.aggregator = aggregator
         self.ledger = ledger
-        self.cohort_size = max(1, round(config.federation.fraction * len(self.members)))
         aggregator.check_count(self.cohort_size, "the cohort of a round")
         self._sent: dict[str, NDArray[Any]] = {}
-        self._cohort: list[Member] = []
+        self._asked: list[tuple[Message, Member]] = []
         self._last = time.perf_counter()
         self._metric_names = {"partition-id", "num-examples", "loss", "seconds"} | {
             f"loss.{name}" for name in config.enabled_tasks
         }
+
+    @property
+    def cohort_size(self) -> int:
+        """Number of clients in a round."""
+        return max(1, round(self.config.federation.fraction * len(self.members)))
 
     def summary(self) -> None:
         """Flower asks for this; the run's ``config.yaml`` tells it all."""
@@ -78,12 +93,16 @@ class PeopleStrategy(Strategy):
         config["server-round"] = true_round
         record = RecordDict({"arrays": arrays, "config": config})
         self._sent = arrays_of(arrays)
-        self._cohort = self.draw_cohort(true_round)
-        self.ledger.count(member.person for member in self._cohort)
-        for _ in self._cohort:
+        for member in self.newcomers():
+            self.members[member.partition] = member
+            LOG.info("round %d: person %d has joined", true_round, member.person)
+        cohort = self.draw_cohort(true_round)
+        self.ledger.count(member.person for member in cohort)
+        for _ in cohort:
             self.manifest.count_arrays("down", self._sent)
             self.manifest.count_values("down", "config", config)
-        return [Message(record, member.node, MessageType.TRAIN) for member in self._cohort]
+        self._asked = [(Message(record, member.node, MessageType.TRAIN), member) for member in cohort]
+        return [message for message, _ in self._asked]
 
     def draw_cohort(self, true_round: int) -> list[Member]:
         """Draw the round's clients by partition id, in ascending order."""
@@ -115,6 +134,7 @@ class PeopleStrategy(Strategy):
         counts = {"clients": len(used), "dropped": len(reasons), "seconds": now - self._last}
         self._last = now
         self.tracker.log("round", true_round, dict(losses) | counts)
+        self.save(true_round, arrays)  # at once: what follows speaks to the SuperLink, which may be gone
         return arrays, losses
 
     def configure_evaluate(
@@ -168,44 +188,64 @@ class PeopleStrategy(Strategy):
         """Return the usable replies by partition, and for everybody else of the cohort what was wrong."""
         sound: dict[int, Message] = {}
         reasons: list[str] = []
-        silent = {member.node: member for member in self._cohort}
+        # Flower numbers a message when it sends it. For a node that is gone it answers itself, as another node.
+        silent = {message.metadata.message_id: member for message, member in self._asked}
         for reply in replies:
-            if reply.has_content():
-                self._count(reply)
-            member = silent.pop(reply.metadata.src_node_id, None)
-            if member is None:  # Flower itself answers for a node that is gone
-                told = reply.error.reason if reply.has_error() else "it was not asked"
-                reasons.append(f"a reply of node {reply.metadata.src_node_id}: {told}")
-            elif complaint := self._complaint(reply):
-                reasons.append(f"the reply of person {member.person}: {complaint}")
-            else:
-                arrays = _arrays(reply)
-                _put(reply, {name: arrays[name] for name in self._sent})  # some strategies pair arrays by position
+            member = silent.pop(reply.metadata.reply_to_message_id, None)
+            who = f"person {member.person}" if member else f"node {reply.metadata.src_node_id}"
+            try:
+                if member is None:
+                    raise UserError("it was not asked")
+                _put(reply, self._read(reply, member))
                 sound[member.partition] = reply
+            except UserError as complaint:
+                reasons.append(f"the reply of {who}: {complaint}")
         reasons += [f"person {member.person}, who did not answer in time" for member in silent.values()]
         return sound, reasons
 
-    def _complaint(self, reply: Message) -> str:
-        """Say why a reply cannot be used; "" if it can."""
+    def _read(self, reply: Message, member: Member) -> dict[str, NDArray[Any]]:
+        """Return the trained arrays of a reply, in the order that was sent: some strategies pair them by position.
+
+        Raises:
+            UserError: The reply cannot be used; says why.
+        """
         if reply.has_error():
-            return reply.error.reason or "it failed"
+            raise UserError(reply.error.reason or "it failed")
+        self._count(reply)
         content = reply.content
         if set(content.array_records) != {"arrays"} or set(content.metric_records) != {"metrics"}:
-            return f"expected records 'arrays' and 'metrics', found {sorted(content)}"
-        metrics = content.metric_records["metrics"]
-        examples = metrics.get("num-examples")
-        if not isinstance(examples, int) or examples < 1:
-            return f"num-examples must be a positive count, found {examples!r}"
+            raise UserError(f"expected records 'arrays' and 'metrics', found {sorted(content)}")
+        self._check_metrics(content.metric_records["metrics"], member)
+        try:
+            arrays = _arrays(reply)
+            if self.config.federation.upload != FULL:
+                arrays = decompress(self._sent, arrays, self.config.federation.upload)
+        except _UNREADABLE as error:
+            raise UserError(f"its arrays cannot be read: {error}") from None
+        if complaint := mismatch(arrays, self._sent):
+            raise UserError(complaint)
+        return {name: arrays[name] for name in self._sent}
+
+    def _check_metrics(self, metrics: MetricRecord, member: Member) -> None:
         if set(metrics) != self._metric_names:
-            return f"expected metrics {sorted(self._metric_names)}, found {sorted(metrics)}"
-        if broken := [k for k, v in metrics.items() if not np.isfinite(v).all()]:
-            return f"metric {broken[0]} is not finite"
-        return mismatch(arrays_of(content.array_records["arrays"]), self._sent)
+            raise UserError(f"expected metrics {sorted(self._metric_names)}, found {sorted(metrics)}")
+        if (found := metrics["num-examples"]) != member.windows:  # it weighs the reply
+            raise UserError(
+                f"num-examples is {found!r}, but the person introduced itself with {member.windows} windows"
+            )
+        for name, value in metrics.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"metric {name} is {value!r}, expected a finite number")
 
     def _count(self, reply: Message) -> None:
         """Count all that came, usable or not: it has left the device."""
-        for arrays in reply.content.array_records.values():
-            self.manifest.count_arrays("up", arrays_of(arrays))
+        for record in reply.content.array_records.values():
+            for name, array in record.items():
+                try:
+                    value = array.numpy()
+                    self.manifest.count("up", "array", name, value.shape, value.nbytes)
+                except _UNREADABLE:
+                    self.manifest.count("up", "array", name, (), len(array.data))
         for metrics in reply.content.metric_records.values():
             self.manifest.count_values("up", "metric", metrics)
 

@@ -18,6 +18,9 @@ _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 20.0
 """Between two questions to Flower while nothing seems to end: each starts a process, at the cost of the training."""
 
+_PENDING_SECONDS = 120.0
+"""From submission until a ServerApp begins."""
+
 _PATIENCE = 3
 """Questions in a row that may go wrong before the SuperLink counts as lost."""
 
@@ -68,23 +71,32 @@ class SuperLink:
             watch: Called about once a second; tells whether the run looks as if it had ended.
 
         Raises:
-            UserError: The SuperLink gave no answer several times in a row.
+            UserError: The SuperLink gave no answer several times in a row, or nobody takes the run up.
         """
         asked, failures = time.monotonic(), 0
+        deadline = asked + _PENDING_SECONDS
         while True:
             if watch() or time.monotonic() - asked > _ASK_SECONDS:
                 try:
                     status = self.status(run_id)
                     failures = 0
-                except UserError:
+                except UserError as error:
                     failures += 1
                     if failures == _PATIENCE:
-                        raise
+                        raise UserError(
+                            "the SuperLink is lost: start it again with its database, and continue the run with "
+                            f"--resume; Flower says: {error}"
+                        ) from None
                     status = ""
                 if status.startswith("finished"):
                     watch()
                     return status
                 asked = time.monotonic()
+                if status == "pending" and asked > deadline:
+                    raise UserError(
+                        f"nobody has begun the run within {_PENDING_SECONDS:g} s: is flower-superexec running beside "
+                        "the SuperLink?"
+                    )
             time.sleep(_LOOK_SECONDS)
 
     def status(self, run_id: str) -> str:

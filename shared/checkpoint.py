@@ -24,8 +24,9 @@ from shared.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
-KEPT = 2
-"""Snapshots kept: the newest, and the one to fall back on."""
+KEPT = 3
+"""Snapshots kept: the newest, the one to fall back on, and one more for a client: it may have trained a round that the
+server lost, and the server may have fallen back."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def load_snapshot(folder: Path, latest: int | None = None) -> Snapshot | None:
             content = path.read_bytes()
             return Snapshot(step, load_tensors(content), json.loads(_metadata(content)["meta"]))
         except (OSError, safetensors.SafetensorError, ValueError, KeyError, struct.error) as error:
-            LOG.warning("snapshot %s is damaged (%s); using the one before it", path, error)
+            LOG.warning("snapshot %s is damaged (%s); going back to the one before it, if there is one", path, error)
     return None
 
 

@@ -75,6 +75,7 @@ class FederationSettings(Settings):
     local_epochs: PositiveInt
     fraction: float = Field(gt=0, le=1)
     aggregation: AggregationSettings
+    upload: Literal["float32", "bfloat16", "int8", "int4"]
     norm_statistics: Literal["average", "local"]
     min_clients: PositiveInt
     join_timeout: PositiveFloat

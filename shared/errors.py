@@ -39,7 +39,8 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
     SIGTERM and SIGHUP unwind as Ctrl-C does, so that what was started is stopped.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _unwind)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _unwind)
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -34,17 +34,20 @@ _SENSITIVITY = {"central": 1.0, "local": 2.0}
 
 _PROTECTED = {
     "central": "the encoder after every round, against everybody but the server",
-    "local": "the encoder arrays of every reply, against everybody, the server included",
+    "local": "the encoder arrays of every reply, against everybody, and a server that keeps to the configured rounds",
 }
 _OUTSIDE = {
     "central": [
         "the server itself: it sees every update before clipping and noise, and must be trusted",
         "losses, seconds and numbers of windows, which the server writes to metrics.jsonl, tensorboard and the report",
         "who takes part and in which round; channel names, units and rate",
+        "other runs with the same people: their guarantees add up",
     ],
     "local": [
+        "a server that asks a device for more rounds than configured, or submits other code: see who may submit runs",
         "losses, seconds and numbers of windows, which every reply or introduction tells the server",
         "who takes part and in which round; channel names, units and rate",
+        "other runs with the same people: their guarantees add up",
     ],
 }
 

@@ -1,11 +1,13 @@
 """Run folders: made once, never overwritten by accident, and the same layout however a run was started."""
 
 import argparse
+import fcntl
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from shared.config import DEFAULTS, NAME_PATTERN, Config, differences, load_config
@@ -86,6 +88,23 @@ def open_run(folder: Path, config: Config, *, resume: bool, force: bool) -> None
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from None
     write_atomic(config_path, config.to_yaml())
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a run folder for this process while the block runs: two must not write into one.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is at work on the run {folder}: wait for its end, or stop it") from None
+        yield
 
 
 def from_run_config(run_config: Mapping[str, object], run_id: int) -> tuple[Config, Path]:

@@ -30,10 +30,10 @@ def steps_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_two_newest_snapshots_are_kept(tmp_path: Path) -> None:
+def test_the_three_newest_snapshots_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         save_snapshot(tmp_path, snapshot(step))
-    assert steps_in(tmp_path) == ["step-000003.safetensors", "step-000010.safetensors"]
+    assert steps_in(tmp_path) == [f"step-{step:06d}.safetensors" for step in (2, 3, 10)]
     newest, earlier = load_snapshot(tmp_path), load_snapshot(tmp_path, latest=9)
     assert newest is not None and newest.step == 10 and newest.meta == {"step": 10}
     assert torch.equal(newest.tensors["a"], torch.full((2, 3), 10.0))

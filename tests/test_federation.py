@@ -259,22 +259,27 @@ class StoppedError(Exception):
     pass
 
 
+def stop_in_round_3(folder: Path, config: Config, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Run a federation whose server stops in a method of its strategy."""
+    real = getattr(PeopleStrategy, method)
+
+    def stop(self: PeopleStrategy, server_round: int, *rest: object) -> object:
+        if self.done + server_round == 3:
+            raise StoppedError
+        return real(self, server_round, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(PeopleStrategy, method, stop)
+        federate(folder, config)
+
+
 @pytest.mark.parametrize("clients_ran_ahead", [False, True])
 def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_ran_ahead: bool
 ) -> None:
     """The server stops after round 2; in one case after its clients have already trained round 3."""
     folder = tmp_path / "stopped"
-    aggregate, configure_train = PeopleStrategy.aggregate_train, PeopleStrategy.configure_train
-
-    def stop_before(self: PeopleStrategy, server_round: int, *rest: object) -> object:
-        if self.done + server_round == 3:
-            raise StoppedError
-        return aggregate(self, server_round, *rest) if clients_ran_ahead else configure_train(self, server_round, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(PeopleStrategy, "aggregate_train" if clients_ran_ahead else "configure_train", stop_before)
-        federate(folder, configure())
+    stop_in_round_3(folder, configure(), monkeypatch, "aggregate_train" if clients_ran_ahead else "configure_train")
     assert not (folder / "encoder.safetensors").exists()
     federate(folder, configure())
     assert encoder_bytes(folder) == encoder_bytes(unbroken)
@@ -316,7 +321,10 @@ def broken_arrays(kind: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.n
         ("missing", "missing"),
         ("extra", "unknown arrays"),
         ("error", "on fire"),
-        ("metrics", "num-examples"),
+        ("metrics", "expected metrics"),
+        ("count", "num-examples is 1000000, but the person introduced itself with"),
+        ("list", "metric loss is [1.0, 2.0], expected a finite number"),
+        ("bytes", "its arrays cannot be read"),
     ],
 )
 def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
@@ -327,10 +335,18 @@ def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
             return None
         if kind == "error":
             raise RuntimeError("the sensor is on fire")
-        if kind == "metrics":
-            return Message(
-                RecordDict(dict(reply.content) | {"metrics": MetricRecord({"num-examples": 0})}), reply_to=message
-            )
+        metrics = dict(reply.content.metric_records["metrics"])
+        changed = {
+            "metrics": {"num-examples": 0},
+            "count": metrics | {"num-examples": 1_000_000},
+            "list": metrics | {"loss": [1.0, 2.0]},
+        }
+        if kind in changed:
+            return Message(RecordDict(dict(reply.content) | {"metrics": MetricRecord(changed[kind])}), reply_to=message)
+        if kind == "bytes":
+            broken = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=b"no array")
+            record = ArrayRecord(dict(reply.content.array_records["arrays"]) | {"encoder.broken": broken})
+            return Message(RecordDict(dict(reply.content) | {"arrays": record}), reply_to=message)
         return replaced(message, reply, broken_arrays(kind)(arrays_of(reply.content.array_records["arrays"])))
 
     folder = tmp_path / "run"
@@ -369,6 +385,31 @@ def test_a_node_without_a_person_is_left_out(tmp_path: Path, caplog: pytest.LogC
     assert rows[-1]["clients"] == PEOPLE
 
 
+@pytest.mark.parametrize(("upload", "share"), [("bfloat16", 0.53), ("int8", 0.30), ("int4", 0.18)])
+def test_rounded_updates_save_bytes_and_a_resumed_run_keeps_what_rounding_took_away(
+    upload: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(f"federation.upload={upload}", "encoder.width=16")
+    federate(tmp_path / "whole", config)
+    rows = json.loads((tmp_path / "whole" / "exchange.json").read_text())["crossed_the_wire"]
+    up, down = (sum(r["bytes"] for r in rows if (r["direction"], r["kind"]) == (d, "array")) for d in ("up", "down"))
+    assert up < share * down
+    stop_in_round_3(tmp_path / "stopped", config, monkeypatch, "aggregate_train")
+    federate(tmp_path / "stopped", config)
+    assert encoder_bytes(tmp_path / "stopped") == encoder_bytes(tmp_path / "whole")
+
+
+def test_a_reply_that_is_rounded_otherwise_is_dropped(tmp_path: Path) -> None:
+    def change(message: Message, reply: Message, context: Context) -> Message | None:
+        whole = {name: np.zeros(7, np.uint8) for name in reply.content.array_records["arrays"]}
+        return replaced(message, reply, whole) if context.node_config["partition-id"] == 1 else None
+
+    folder = tmp_path / "run"
+    federate(folder, configure("federation.rounds=1", "federation.upload=int8"), intercepted(change))
+    assert "came as uint8 (7,), expected" in (folder / "server.log").read_text()
+    assert list(read_metrics(folder / "metrics.jsonl"))[-1]["dropped"] == 1
+
+
 def test_local_norm_statistics_never_leave_and_the_card_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,11 +422,11 @@ def test_local_norm_statistics_never_leave_and_the_card_says_so(
 
 
 def strategy(tmp_path: Path, fraction: float, nodes: list[int]) -> PeopleStrategy:
-    members = [Member(node, partition, partition + 1) for partition, node in enumerate(nodes)]
+    members = [Member(node, partition, partition + 1, 10) for partition, node in enumerate(nodes)]
     config = configure(f"federation.fraction={fraction}")
     aggregator, ledger = Aggregator(config.federation.aggregation, frozenset()), Ledger(config.privacy)
     with Tracker(tmp_path) as tracker:
-        return PeopleStrategy(members, config, 0, tracker, Manifest(), aggregator, ledger)
+        return PeopleStrategy(members, list, lambda *_: None, config, 0, tracker, Manifest(), aggregator, ledger)
 
 
 def test_the_cohort_depends_on_the_seed_and_the_round_and_not_on_node_ids(tmp_path: Path) -> None:
@@ -407,13 +448,12 @@ def test_the_average_is_weighted_by_windows(tmp_path: Path) -> None:
     def change(message: Message, reply: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
         arrays = {name: value + partition for name, value in arrays_of(reply.content.array_records["arrays"]).items()}
-        metrics = MetricRecord(dict(reply.content.metric_records["metrics"]) | {"num-examples": 10 * (partition + 1)})
-        replies[partition] = (10 * (partition + 1), arrays)
-        record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
-        return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message)
+        replies[partition] = (int(reply.content.metric_records["metrics"]["num-examples"]), arrays)
+        return replaced(message, reply, arrays)
 
-    config = configure("federation.rounds=1")
-    federate(tmp_path / "run", config, intercepted(change))
+    config = configure("federation.rounds=1", "data.name=watch", "data.holdout=[3,4,5,6,7]", "train.batch_size=512")
+    federate(tmp_path / "run", config, intercepted(change), clients=2)
+    assert len({count for count, _ in replies.values()}) == 2
     encoder, _ = load_encoder(tmp_path / "run")
     total = sum(count for count, _ in replies.values())
     for name, value in outgoing(encoder, "average").items():
