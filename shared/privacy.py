@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from shared.checkpoint import KEPT
 from shared.config import PrivacySettings
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -110,8 +111,8 @@ def spent_epsilon(noise_multiplier: float, releases: int, delta: float) -> float
 class Ledger:
     """Counts in how many rounds each person was asked; saved as ``privacy.json``.
 
-    A run that is resumed may ask the cohort of its last, unfinished round again: each resume counts as a round of
-    everybody.
+    A run that is resumed may ask for its last, unfinished round again, and for rounds whose checkpoints turn out to be
+    damaged: each resume counts as ``KEPT`` rounds of everybody.
 
     Args:
         settings: Only what has another name than "none" can be reported.
@@ -134,7 +135,7 @@ class Ledger:
     def report(self) -> dict[str, Any]:
         """Return the content of ``privacy.json``: mechanism, guarantee, and what is outside of it."""
         settings = self._settings
-        releases = max(self._rounds.values(), default=0) + self._resumes
+        releases = max(self._rounds.values(), default=0) + KEPT * self._resumes
         return {
             "mechanism": settings.name,
             "epsilon": spent_epsilon(settings.noise_multiplier, releases, settings.delta),

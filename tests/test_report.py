@@ -298,7 +298,7 @@ def test_differential_privacy_is_told_where_there_is_some(tmp_path: Path, runs: 
     (run / "privacy.json").write_text(json.dumps(ledger.report()))
     text = made(tmp_path, run).text
     assert f"ε = {ledger.report()['epsilon']:.3g} at δ = 1e-05, with noise multiplier 2.0" in text
-    assert "the server included" in text
+    assert "a server that keeps to the configured rounds" in text
     assert "not private in a formal sense" not in text
 
 

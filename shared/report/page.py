@@ -165,12 +165,19 @@ def _unfinished(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [
         (
             f"{run.name} has done {len(run.steps)} of {run.planned} {run.unit}s",
-            f"python -m {'centralized_baseline' if run.kind == 'centralized' else 'simulation'} "
-            f"--config {_path(run, 'config.yaml')} --name {shlex.quote(run.folder.resolve().name)} --resume",
+            f"python -m {_program(run)} --config {_path(run, 'config.yaml')} "
+            f"--name {shlex.quote(run.folder.resolve().name)} --resume",
         )
         for run in runs
         if run.config is not None and not run.finished
     ]
+
+
+def _program(run: Run) -> str:
+    """What goes on with a run; where clients keep their state elsewhere, they must be asked again."""
+    if run.kind == "centralized":
+        return "centralized_baseline"
+    return "simulation" if run.clients or not run.steps else "deployment --superlink HOST:PORT --credentials DIR"
 
 
 def _weights(runs: Sequence[Run], look: Mapping[str, Look]) -> list[Weights]:
