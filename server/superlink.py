@@ -18,6 +18,9 @@ _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 20.0
 """Between two questions to Flower while nothing seems to end: each starts a process, at the cost of the training."""
 
+_RETRY_SECONDS = 5.0
+"""Until the next question after one without an answer."""
+
 _PENDING_SECONDS = 120.0
 """From submission until a ServerApp begins."""
 
@@ -76,7 +79,7 @@ class SuperLink:
         asked, failures = time.monotonic(), 0
         deadline = asked + _PENDING_SECONDS
         while True:
-            if watch() or time.monotonic() - asked > _ASK_SECONDS:
+            if watch() or time.monotonic() - asked > (_RETRY_SECONDS if failures else _ASK_SECONDS):
                 try:
                     status = self.status(run_id)
                     failures = 0
