@@ -26,6 +26,9 @@ from shared.runs import FAILURE, open_run, run_folder, run_parser, runs_root
 
 _LOOK_SECONDS = 2.0
 _TLS_SECONDS = 10.0
+_LOST_SECONDS = 120.0
+"""A SuperLink that was restarted needs a minute to notice that the server of an interrupted run is gone."""
+
 _REGISTERED = "already in use"
 """What Flower says of a public key that it knows."""
 
@@ -42,8 +45,9 @@ def main(arguments: list[str]) -> None:
     place = (options.server_runs or runs_root()) / folder.name
     with tempfile.TemporaryDirectory(prefix="fedhar-") as home:
         superlink = SuperLink(Path(home), options.superlink, options.credentials / "ca.crt")
-        _refuse_a_second_run(superlink, options.superlink, options.credentials / "ca.crt")
         console = Console(stderr=True)
+        patience = _LOST_SECONDS if options.resume else 0.0
+        _refuse_a_second_run(superlink, options.superlink, options.credentials / "ca.crt", patience, console)
         register_clients(superlink, options.credentials, console)
         if options.registered:
             options.registered.touch()
@@ -55,18 +59,24 @@ def main(arguments: list[str]) -> None:
     console.print(f"done: {folder}", highlight=False, soft_wrap=True)
 
 
-def _refuse_a_second_run(superlink: SuperLink, address: str, authority: Path) -> None:
+def _refuse_a_second_run(
+    superlink: SuperLink, address: str, authority: Path, patience: float, console: Console
+) -> None:
     """The clients work for one run at a time, and two runs must not write into one folder."""
-    answer = superlink.ask("ls")
-    if not answer.get("success"):
-        why = _try_tls(address, authority) or answer.get("error-message", answer)
-        raise UserError(f"the SuperLink at {address} cannot be asked: {why}")
-    for run in answer["runs"]:
-        if not str(run["status"]).startswith("finished"):
-            raise UserError(
-                f"the SuperLink is busy with run {run['run-id']}, which is {run['status']}: wait for its end, or "
-                f"stop it with `flwr stop {run['run-id']}`"
-            )
+    deadline = time.monotonic() + patience
+    while True:
+        answer = superlink.ask("ls")
+        if not answer.get("success"):
+            why = _try_tls(address, authority) or answer.get("error-message", answer)
+            raise UserError(f"the SuperLink at {address} cannot be asked: {why}")
+        busy = [run for run in answer["runs"] if not str(run["status"]).startswith("finished")]
+        if not busy:
+            return
+        told = f"the SuperLink is busy with run {busy[0]['run-id']}, which is {busy[0]['status']}"
+        if time.monotonic() > deadline:
+            raise UserError(f"{told}: wait for its end, or restart the SuperLink, which ends it within two minutes")
+        console.print(f"{told}; waiting for its end", highlight=False)
+        time.sleep(_LOOK_SECONDS)
 
 
 def _try_tls(address: str, authority: Path) -> str:

@@ -196,7 +196,7 @@ def attack(message, context):
 
 def test_a_hostile_a_hanging_a_full_and_a_torn_client_cost_their_own_replies(federation: Deployment) -> None:
     folder = federation.runs / "hurt"
-    settings = ["federation.rounds=6", "federation.min_clients=4", "federation.round_timeout=15"]
+    settings = ["federation.rounds=6", "federation.min_clients=4", "federation.round_timeout=30"]
     with job(federation, "hurt", *settings) as running:
         wait_for_round(folder, 1, 240)
         with infected(federation, "client-2"):
