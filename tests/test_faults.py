@@ -258,6 +258,7 @@ def test_an_interrupted_run_is_resumed_to_the_bytes_of_an_unbroken_one(federatio
     )
     assert last > done >= 1
     federation.start_superlink()
+    federation.start_server()
     checkpoint = max((folder / "checkpoint").iterdir())
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     code, told = federation.run_job("--name", "broken", "--resume", *SMALL, *settings)
@@ -297,7 +298,11 @@ def stop_the_server(federation: Deployment) -> None:
 
 
 def kill_the_superlink(federation: Deployment) -> None:
+    """As its machine dies, and the server with it; a server that lives goes on when the SuperLink is back soon."""
     federation.stop("superlink")
+    for process in family(federation, "server"):
+        process.kill()
+    federation.stop("server")
 
 
 def stranger(deployment: Deployment, name: str, key: Path, authority: Path, address: str) -> None:
