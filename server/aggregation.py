@@ -19,10 +19,11 @@ from flwr.serverapp.strategy import (
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from numpy.typing import NDArray
 
+from shared.compression import Arrays
 from shared.config import AggregationSettings
 from shared.errors import UserError, choose
 from shared.exchange import arrays_of
-from shared.privacy import Arrays, update_norm
+from shared.privacy import update_norm
 
 
 def _adaptive(kind: type[FedAdam] | type[FedYogi], settings: AggregationSettings) -> FedAvg:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from server.aggregation import Aggregator, find_outliers
 from server.introduction import Member
-from shared.compression import FULL, decompress
+from shared.compression import FULL, Arrays, decompress
 from shared.config import AVERAGING, Config
 from shared.errors import UserError
 from shared.exchange import Manifest, arrays_of, mismatch
-from shared.privacy import Arrays, Ledger, clip_update, private_mean, update_norm
+from shared.privacy import Ledger, clip_update, private_mean, update_norm
 from shared.seeding import derive_seed
 from shared.tracking import Tracker
 

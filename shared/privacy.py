@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from shared.checkpoint import KEPT
+from shared.compression import Arrays
 from shared.config import PrivacySettings
-
-Arrays = Mapping[str, NDArray[Any]]
 
 _RELATION = {
     "central": "the person takes part, or their update counts as zero in each of their rounds",

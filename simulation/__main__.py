@@ -113,7 +113,7 @@ def _tell(folder: Path, console: Console) -> None:
         )
         noise, bound = privacy["noise_multiplier"], privacy["clipping_norm"]
         table.add_row("noise multiplier, clipping norm", f"{noise:g}, {bound:g}")
-    table.add_row("encoder", str(folder / "encoder.safetensors"))
+    table.add_row("encoder", os.path.relpath(folder / "encoder.safetensors"))
     console.print(table)
     console.print(f"probe it: python -m centralized_baseline.probe --encoder {os.path.relpath(folder)}")
 

@@ -1,7 +1,8 @@
 """Flower's ServerApp and ClientApps in one process, without Ray.
 
-This is the only file that touches Flower's internals: the identity of the running task, without which no message can be
-made, and the id of a message, which a SuperLink would give. A test fails clearly when Flower moves them.
+Beside ``deployment/superexec.py`` this is the only file that touches Flower's internals: the identity of the running
+task, without which no message can be made, and the id of a message, which a SuperLink would give. A test fails clearly
+when Flower moves them.
 """
 
 from collections import defaultdict

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from deployed import ROOT, Deployment, free_port
+from deployed import ROOT, Deployment, deployed, free_port
 from safetensors.torch import load_file
 
 from shared.metrics import METRICS, read_metrics
@@ -36,22 +36,13 @@ STEPS_A_ROUND = 2
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A SuperLink, a server and four clients; each test leaves them running for the next one."""
-    running = Deployment(tmp_path_factory.mktemp("faults"), PEOPLE, "synthetic")
-    try:
-        running.start_superlink()
-        running.start_server()
-        running.register()
-        for partition in range(PEOPLE):
-            running.start_client(partition)
+    with deployed(tmp_path_factory.mktemp("faults"), PEOPLE) as running:
         yield running
+    try:
+        wait_for(lambda: not orphans(running), 30, "the end of all processes")
     finally:
-        for name in list(running.processes):
-            running.stop(name)
-        try:
-            wait_for(lambda: not orphans(running), 30, "the end of all processes")
-        finally:
-            for process in orphans(running):
-                process.kill()
+        for process in orphans(running):
+            process.kill()
 
 
 def orphans(deployment: Deployment) -> list[psutil.Process]:

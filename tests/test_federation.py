@@ -17,8 +17,9 @@ from server.introduction import Member
 from server.strategy import PeopleStrategy
 from shared.checkpoint import load_encoder
 from shared.config import DEFAULTS, Config, load_config
-from shared.data import load
+from shared.data import DATASETS, DataSettings, load
 from shared.data.partition import by_person
+from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
 from shared.exchange import Manifest, arrays_of, outgoing
@@ -182,7 +183,7 @@ def test_each_client_trains_on_one_person_only(unbroken: Path) -> None:
     assert sorted(path.name for path in private.iterdir()) == [f"person_{p:02d}" for p in train.people]
 
 
-@pytest.mark.parametrize("name", ["synthetic", "watch", "uci_har"])
+@pytest.mark.parametrize("name", DATASETS)
 def test_each_client_holds_its_own_persons_windows(
     name: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +191,9 @@ def test_each_client_holds_its_own_persons_windows(
     if name == "uci_har":
         monkeypatch.setenv("FEDHAR_UCI_HAR", str(request.getfixturevalue("uci_har_zip")))
     config = configure(f"data.name={name}")
+    if name == "folder":
+        split_people(DataSettings(name="watch", path=None, holdout=()), tmp_path / "people")
+        config = configure("data.name=folder", f"data.path={tmp_path / 'people'}")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     people = by_person(load(config.data)[0])
     run_config = {"config": str(tmp_path / "config.yaml"), "overrides": "", "run-dir": str(tmp_path / "run")}

@@ -60,15 +60,11 @@ def print_table(reports: Mapping[str, ProbeReport], console: Console | None = No
 
 def _scores(reports: Mapping[str, ProbeReport], protocol: str, regimes: Sequence[str], last: str) -> Table:
     """Return the accuracy of each report, with macro-F1 and the worst person of regime ``last``."""
-    table = Table(
-        Column("encoder", no_wrap=True),
-        title=f"{TITLES[protocol]}: test accuracy in % by labels per person and class ({_described(reports)})",
-        caption=f"macro-F1 and the person of the lowest accuracy are of regime {last!r}",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    table = _table(
+        f"{TITLES[protocol]}: test accuracy in % by labels per person and class ({_described(reports)})",
+        f"macro-F1 and the person of the lowest accuracy are of regime {last!r}",
+        [*regimes, "F1"],
     )
-    for heading in (*regimes, "F1"):
-        table.add_column(heading, justify="right")
     table.add_column("worst\nperson", justify="right", no_wrap=True)
     for name, report in reports.items():
         shown = report.shown_as(protocol) or protocol
@@ -86,20 +82,26 @@ def _scores(reports: Mapping[str, ProbeReport], protocol: str, regimes: Sequence
 def _differences(reports: Mapping[str, ProbeReport], protocol: str, regimes: Sequence[str]) -> Table:
     """Return how each report differs from the first, person by person."""
     (reference, first), *others = reports.items()
-    table = Table(
-        Column("encoder", no_wrap=True),
-        title=f"Difference to {escape(reference)} in percentage points",
-        caption=f"mean over test people, each counting once, and its {100 * CONFIDENCE:.0f} % bootstrap interval",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    table = _table(
+        f"Difference to {escape(reference)} in percentage points",
+        f"mean over test people, each counting once, and its {100 * CONFIDENCE:.0f} % bootstrap interval",
+        regimes,
     )
-    for regime in regimes:
-        table.add_column(regime, justify="right")
     for name, report in others:
         table.add_row(
             escape(fill(name, NAME_WIDTH)),
             *(_points(paired_difference(report, first, regime, protocol)) for regime in regimes),
         )
+    return table
+
+
+def _table(title: str, caption: str, headings: Sequence[str]) -> Table:
+    """Return an empty table of encoders with a column of numbers for each heading."""
+    table = Table(
+        Column("encoder", no_wrap=True), title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
     return table
 
 
