@@ -5,14 +5,19 @@
 #   node-I, public/node-I.pub      a client's ECDSA P-384 key pair, I from 0, in the format that flower-supernode wants
 #   superexec.secret               what the process that runs the ServerApp shows to the SuperLink
 # Private files are readable by their owner alone; a container that runs as somebody else needs them handed over (chown).
+# Later, in the same folder: --add makes the key pairs of more clients, --renew a new key and certificate of the server.
 set -euo pipefail
 
 CA_DAYS=3650
 SERVER_DAYS=365
 
 usage() {
-  echo "usage: scripts/make-credentials.sh DIR [--nodes N] [--hosts \"a b\"]" >&2
-  echo "  DIR      a new folder   --nodes  client key pairs (default 1)   --hosts  names and addresses of the server" >&2
+  cat >&2 <<END
+usage: scripts/make-credentials.sh DIR [--nodes N] [--hosts "a b"]    make the new folder DIR
+       scripts/make-credentials.sh DIR --add N                        add key pairs of N more clients
+       scripts/make-credentials.sh DIR --renew [--hosts "a b"]        renew the server's certificate, by ca.key
+  --nodes  key pairs of clients (default 1)    --hosts  names and addresses of the server (renewed: those it has)
+END
   exit 2
 }
 
@@ -21,18 +26,23 @@ fail() {
   exit 2
 }
 
-directory='' nodes=1 hosts=''
+directory='' action=make nodes=1 hosts=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --nodes) [ $# -gt 1 ] || usage; nodes=$2; shift 2 ;;
+    --nodes | --add) [ $# -gt 1 ] || usage; nodes=$2; [ "$1" = --nodes ] || action=add; shift 2 ;;
     --hosts) [ $# -gt 1 ] || usage; hosts=$2; shift 2 ;;
+    --renew) action=renew; shift ;;
     -*) usage ;;
     *) [ -z "$directory" ] || usage; directory=$1; shift ;;
   esac
 done
 [ -n "$directory" ] || usage
-[[ $nodes =~ ^[1-9][0-9]{0,4}$ ]] || fail "--nodes must be a number from 1 on, found '$nodes'"
-[ ! -e "$directory" ] || fail "$directory exists already and is not overwritten; name a new folder"
+[[ $nodes =~ ^[1-9][0-9]{0,4}$ ]] || fail "the number of keys must be a number from 1 on, found '$nodes'"
+if [ "$action" = make ]; then
+  [ ! -e "$directory" ] || fail "$directory exists already and is not overwritten; name a new folder"
+else
+  [ -f "$directory/ca.key" ] || fail "$directory holds no ca.key, so that nothing can be added or renewed there"
+fi
 command -v openssl >/dev/null || fail "openssl is not installed"
 
 names=DNS:superlink,DNS:localhost,IP:127.0.0.1
@@ -46,6 +56,10 @@ for host in ${given[@]+"${given[@]}"}; do
     fail "--hosts takes names and addresses without ports, found '$host'"
   fi
 done
+if [ "$action" = renew ] && [ -z "$hosts" ]; then
+  names=$(openssl x509 -in "$directory/public/server.pem" -noout -ext subjectAltName | tail -n 1 | tr -d ' ')
+  names=${names//IPAddress:/IP:}
+fi
 
 # OpenSSH's key format, as hexadecimal digits: a string has its length of four bytes in front.
 string() { printf '%08x%s' $((${#1} / 2)) "$1"; }
@@ -73,27 +87,49 @@ make_node() {
   echo "ecdsa-sha2-nistp384 $(bytes "$public" | openssl base64 -A) $name" >"$new/public/$name.pub"
 }
 
+# Make the server's key and certificate, signed by the authority in a folder.
+make_server() {
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -keyout "$new/server.key" -subj "/CN=superlink" 2>/dev/null |
+    openssl x509 -req -CA "$1/public/ca.crt" -CAkey "$1/ca.key" -set_serial "0x$(openssl rand -hex 16)" -days "$SERVER_DAYS" \
+      -out "$new/public/server.pem" -extfile <(printf '%s\n' "subjectAltName=$names" basicConstraints=critical,CA:FALSE \
+        keyUsage=critical,digitalSignature extendedKeyUsage=serverAuth subjectKeyIdentifier=hash \
+        authorityKeyIdentifier=keyid) 2>/dev/null || fail "openssl refused the names $names"
+}
+
+expiry() { openssl x509 -in "$directory/public/$1" -noout -enddate | cut -d= -f2; }
+
 umask 077
 mkdir -p "$(dirname "$directory")"
 new=$(mktemp -d "$directory.XXXXXX")
 trap 'rm -rf "$new"' EXIT
-mkdir "$new/public"
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -keyout "$new/ca.key" -out "$new/public/ca.crt" \
-  -days "$CA_DAYS" -subj "/CN=fedhar authority" -addext keyUsage=critical,keyCertSign 2>/dev/null
-openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -keyout "$new/server.key" -subj "/CN=superlink" 2>/dev/null |
-  openssl x509 -req -CA "$new/public/ca.crt" -CAkey "$new/ca.key" -set_serial "0x$(openssl rand -hex 16)" -days "$SERVER_DAYS" \
-    -out "$new/public/server.pem" -extfile <(printf '%s\n' "subjectAltName=$names" basicConstraints=critical,CA:FALSE \
-      keyUsage=critical,digitalSignature extendedKeyUsage=serverAuth subjectKeyIdentifier=hash \
-      authorityKeyIdentifier=keyid) 2>/dev/null || fail "openssl refused the names $names"
-openssl rand -hex 32 >"$new/superexec.secret"
-for ((i = 0; i < nodes; i++)); do
+mkdir -m 755 "$new/public"
+first=0
+case $action in
+  make)
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -keyout "$new/ca.key" -out "$new/public/ca.crt" \
+      -days "$CA_DAYS" -subj "/CN=fedhar authority" -addext keyUsage=critical,keyCertSign 2>/dev/null
+    make_server "$new"
+    openssl rand -hex 32 >"$new/superexec.secret"
+    ;;
+  add) while [ -e "$directory/public/node-$first.pub" ]; do first=$((first + 1)); done ;;
+  renew)
+    make_server "$directory"
+    nodes=0
+    ;;
+esac
+for ((i = first; i < first + nodes; i++)); do
   make_node "node-$i"
 done
-chmod 755 "$new/public"
 chmod 644 "$new"/public/*
-[ ! -e "$directory" ] || fail "$directory exists already and is not overwritten; name a new folder"
-mv "$new" "$directory"
+if [ "$action" = make ]; then
+  [ ! -e "$directory" ] || fail "$directory exists already and is not overwritten; name a new folder"
+  mv "$new" "$directory"
+else
+  mv -f "$new"/public/* "$directory/public/"
+  rmdir "$new/public"
+  mv -f "$new"/* "$directory/"
+fi
 
-echo "$directory: server certificate for ${names//,/, }; $nodes node keys"
-echo "the server certificate expires on $(openssl x509 -in "$directory/public/server.pem" -noout -enddate | cut -d= -f2)"
-echo "the authority expires on $(openssl x509 -in "$directory/public/ca.crt" -noout -enddate | cut -d= -f2); node keys do not expire"
+[ "$action" = renew ] || echo "$directory: $nodes node keys, node-$first to node-$((first + nodes - 1)), which do not expire"
+[ "$action" = add ] || echo "$directory: server certificate for ${names//,/, }, expires on $(expiry server.pem)"
+[ "$action" != make ] || echo "$directory: authority, expires on $(expiry ca.crt)"

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,9 +36,10 @@ class Deployment:
         base: For everything on the disk.
         clients: Number of node keys.
         data: Name of the data set to split among the clients.
+        hosts: Addresses of the server, besides those of this machine.
     """
 
-    def __init__(self, base: Path, clients: int, data: str) -> None:
+    def __init__(self, base: Path, clients: int, data: str = "synthetic", hosts: str = "") -> None:
         self.base = base
         self.credentials = base / "credentials"
         self.public = self.credentials / "public"
@@ -51,7 +52,7 @@ class Deployment:
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
             "PYTHONDONTWRITEBYTECODE": "",
         }
-        keys = [ROOT / "scripts" / "make-credentials.sh", self.credentials, "--nodes", str(clients)]
+        keys = [ROOT / "scripts" / "make-credentials.sh", self.credentials, "--nodes", str(clients), "--hosts", hosts]
         subprocess.run(keys, check=True, capture_output=True)
         split = [sys.executable, "-m", "shared.data", "split", data, "--out", str(self.people)]
         subprocess.run(split, cwd=ROOT, check=True, capture_output=True)
@@ -95,8 +96,14 @@ class Deployment:
             f"--superexec-auth-secret-file {self.credentials}/superexec.secret",
         )
 
-    def start_client(self, partition: int) -> None:
-        """Start the client of the partition, with its own person's file and no other."""
+    def start_client(self, partition: int, address: str = "", machine: Sequence[str] = ()) -> None:
+        """Start the client of the partition, with its own person's file and no other.
+
+        Args:
+            partition: Which of the people.
+            address: Where it finds the server, if that is not this machine.
+            machine: Command that runs another one elsewhere.
+        """
         own = self.base / f"client-{partition}" / "data"
         if not own.exists():
             own.mkdir(parents=True)
@@ -105,9 +112,10 @@ class Deployment:
         config = f'partition-id={partition} data="{own}" state-dir="{own.parent / "state"}"'
         self.start(
             f"client-{partition}",
-            f"flower-supernode --superlink {self.address} --root-certificates {self.public}/ca.crt "
+            f"flower-supernode --superlink {address or self.address} --root-certificates {self.public}/ca.crt "
             f"--auth-supernode-private-key {self.credentials}/node-{partition} "
             f"--host 127.0.0.1 --port {free_port()} --node-config {shlex.quote(config)}",
+            machine,
         )
 
     def job(self, *arguments: str) -> subprocess.Popen[str]:
@@ -132,7 +140,7 @@ class Deployment:
             process.wait()
         return process.returncode, told
 
-    def start(self, name: str, command: str) -> None:
+    def start(self, name: str, command: str, machine: Sequence[str] = ()) -> None:
         """Start a part with a FLWR_HOME of its own; nodes find our flower-superexec, the server finds Flower's."""
         home = self.base / name / "flwr"
         home.mkdir(parents=True, exist_ok=True)
@@ -142,11 +150,22 @@ class Deployment:
             environment["PATH"] = f"{ROOT / 'deployment' / 'bin'}{os.pathsep}{environment['PATH']}"
         with (self.base / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [flower_tool(tool), *arguments],
+                [*machine, flower_tool(tool), *arguments],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+            )
+
+    def start_gateway(self, port: int) -> None:
+        """Start nginx as documented, in the folder with the credentials, on a free port."""
+        settings = (ROOT / "deployment" / "nginx.conf").read_text()
+        assert "listen 8443 ssl" in settings and "https://127.0.0.1:8000" in settings
+        settings = settings.replace("8443", str(port)).replace("127.0.0.1:8000", self.address)
+        (self.base / "nginx.conf").write_text(settings)
+        with (self.base / "gateway.log").open("ab") as log:
+            self.processes["gateway"] = subprocess.Popen(
+                ["nginx", "-p", str(self.base), "-c", "nginx.conf"], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def stop(self, name: str) -> None:
@@ -165,9 +184,9 @@ class Deployment:
 
 
 @contextmanager
-def deployed(base: Path, clients: int, data: str = "synthetic") -> Iterator[Deployment]:
+def deployed(base: Path, clients: int) -> Iterator[Deployment]:
     """Start a SuperLink, the server and the first clients; end all that runs at the end of the block."""
-    deployment = Deployment(base, clients, data)
+    deployment = Deployment(base, clients)
     try:
         deployment.start_superlink()
         deployment.start_server()

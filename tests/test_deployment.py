@@ -116,13 +116,41 @@ def test_credentials_are_what_flower_wants_and_private(tmp_path: Path) -> None:
     assert {str(address) for address in names.get_values_for_type(x509.IPAddress)} == {"127.0.0.1", "10.0.0.5"}
 
 
+def test_more_keys_are_added_and_the_certificate_is_renewed_and_nothing_else_changes(tmp_path: Path) -> None:
+    folder = tmp_path / "credentials"
+    assert credentials(str(folder), "--nodes", "2", "--hosts", "hub.example.org").returncode == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    added = credentials(str(folder), "--add", "2")
+    assert (added.returncode, "node-2 to node-3" in added.stdout) == (0, True), added.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    for number in (2, 3):
+        private = load_ssh_private_key((folder / f"node-{number}").read_bytes(), None)
+        public = load_ssh_public_key((folder / "public" / f"node-{number}.pub").read_bytes())
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        assert private.public_key() == public
+    assert credentials(str(folder), "--renew").returncode == 0
+    assert {path.name for path in before if path.read_bytes() != before[path]} == {"server.key", "server.pem"}
+    old, new = (
+        x509.load_pem_x509_certificate(content)
+        for content in (before[folder / "public" / "server.pem"], (folder / "public" / "server.pem").read_bytes())
+    )
+    names = [c.extensions.get_extension_for_class(x509.SubjectAlternativeName).value for c in (old, new)]
+    assert names[0] == names[1]
+    authority = x509.load_pem_x509_certificate((folder / "public" / "ca.crt").read_bytes())
+    new.verify_directly_issued_by(authority)
+    assert (folder / "server.key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["credentials"]
+
+
 def test_credentials_are_never_overwritten_and_nothing_half_made_stays(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     for arguments, words in (
         (["old"], "exists already"),
         (["new", "--hosts", "hub:8000"], "IP:hub:8000"),
         (["new", "--hosts", "a_b/c"], "'a_b/c'"),
-        (["new", "--nodes", "0"], "--nodes must be"),
+        (["new", "--nodes", "0"], "must be a number"),
+        (["old", "--add", "0"], "must be a number"),
+        (["old", "--renew"], "holds no ca.key"),
         ([], "usage:"),
     ):
         done = credentials(*[str(tmp_path / a) if a in {"old", "new"} else a for a in arguments])

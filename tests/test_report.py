@@ -184,8 +184,8 @@ class Chromium:
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     if shutil.which("chromium") is None:
         if os.environ.get("CI") == "true":
-            pytest.fail("CI looks at the report in a chromium: run scripts/install-chromium.sh first")
-        pytest.skip("chromium is not installed: run scripts/install-chromium.sh")
+            pytest.fail("CI looks at the report in a chromium: run scripts/install-test-tools.sh first")
+        pytest.skip("chromium is not installed: run scripts/install-test-tools.sh")
     with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
 

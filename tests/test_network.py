@@ -1,0 +1,119 @@
+"""Clients on other machines: network namespaces that reach the server's gateway, and nothing else."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from deployed import Deployment, free_port
+
+from shared.metrics import METRICS, read_metrics
+
+CLIENTS = 2
+HUB = "10.77.0.1"
+"""The server's address, seen from the clients."""
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def may_make_namespaces() -> bool:
+    if not shutil.which("ip") or not shutil.which("nginx"):
+        return False
+    name = f"fedhar-try-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0
+    return made and subprocess.run(["ip", "netns", "del", name], capture_output=True).returncode == 0
+
+
+pytestmark = [
+    pytest.mark.skipif(not may_make_namespaces(), reason="needs nginx, and to be allowed network namespaces"),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture
+def machines() -> Iterator[list[list[str]]]:
+    """For each client the command that runs another one in a namespace with one cable, whose other end is here."""
+    with ExitStack() as undo:
+        made = []
+        for number in range(CLIENTS):
+            name = f"fedhar-{os.getpid()}-{number}"
+            ip("netns", "add", name)
+            undo.callback(ip, "netns", "del", name)
+            here, there = f"fh{os.getpid()}h{number}"[-15:], f"fh{os.getpid()}t{number}"[-15:]
+            ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
+            ip("address", "add", f"10.77.{number}.1/24", "dev", here)
+            ip("link", "set", here, "up")
+            ip("-n", name, "address", "add", f"10.77.{number}.2/24", "dev", there)
+            ip("-n", name, "link", "set", there, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "route", "add", "default", "via", f"10.77.{number}.1")
+            made.append(["ip", "netns", "exec", name])
+        yield made
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path, CLIENTS, hosts=HUB)
+    try:
+        deployment.start_superlink()
+        deployment.start_server()
+        deployment.register()
+        yield deployment
+    finally:
+        for name in list(deployment.processes):
+            deployment.stop(name)
+
+
+ASK = """
+import ssl, sys, urllib.error, urllib.request
+opener = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=sys.argv[1]))
+)
+try:
+    print(opener.open(sys.argv[2], b"", 5).status)
+except urllib.error.HTTPError as answer:
+    print(answer.code)
+except urllib.error.URLError as error:
+    print(error.reason)
+"""
+
+
+def ask(federation: Deployment, machine: list[str], url: str) -> str:
+    """Return the status that a POST from another machine gets, or why there is none."""
+    command = [*machine, sys.executable, "-c", ASK, str(federation.public / "ca.crt"), url]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_clients_on_other_machines_train_through_the_gateway_and_reach_nothing_else(
+    federation: Deployment, machines: list[list[str]]
+) -> None:
+    port = free_port()
+    federation.start_gateway(port)
+    deadline = time.monotonic() + 20
+    while ask(federation, machines[0], f"https://{HUB}:{port}/") != "403":
+        assert federation.processes["gateway"].poll() is None and time.monotonic() < deadline, federation.log("gateway")
+        time.sleep(0.1)
+    for path in (
+        "control/list-runs",
+        "runtime/acquire-task",
+        "fleet/../control/list-runs",
+        "fleet/%2e%2e/control/list-runs",
+    ):
+        assert ask(federation, machines[1], f"https://{HUB}:{port}/v1/{path}") == "403"
+    assert ask(federation, machines[1], f"https://{HUB}:{port}/v1/fleet/pull-messages") == "415"  # Flower's own refusal
+    assert "Connection refused" in ask(federation, machines[1], f"https://{HUB}:{federation.port}/v1/control/list-runs")
+
+    for partition, machine in enumerate(machines):
+        federation.start_client(partition, f"{HUB}:{port}", machine)
+    settings = ["data.name=synthetic", "data.holdout=[3,4]", "encoder.width=8", "federation.rounds=2"]
+    code, told = federation.run_job("--name", "far", "--config", "configs/default.yaml", *settings)
+    assert code == 0, told + federation.log("client-0") + federation.log("gateway")
+    rows = read_metrics(federation.runs / "far" / METRICS)
+    assert [row["clients"] for row in rows if row["kind"] == "round"] == [CLIENTS, CLIENTS]
