@@ -2,8 +2,8 @@
 
 Shapes: N windows, C channels, T samples, H feature maps of the last layer, L positions in time, D embedding.
 
-An encoder is three things in a row: the training people's channel statistics, a backbone that makes H maps
-of a window, and a pooling over time. Nothing here draws from the global random generator after construction
+An encoder is three things in a row: the training people's channel statistics (and companding), a backbone that makes H
+maps of a window, and a pooling over time. Nothing here draws from the global random generator after construction
 (there is no dropout), so clients can train in parallel threads and still repeat themselves exactly.
 """
 
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from shared.errors import UserError, choose
@@ -37,12 +37,17 @@ class EncoderSettings(Settings):
         width: Base number of channels; every layer has this many or a small multiple of it.
         norm: BatchNorm, whose statistics a federation has to decide about, or GroupNorm, which has none.
         pooling: Mean over time, or mean, maximum and standard deviation side by side (D times three).
+        companding: If a number s, the backbone also sees each channel's deviation d from its window mean as
+            asinh(d / s), with d in standard deviations of the channel: linear below s, logarithmic above, as in speech
+            coding (ITU-T G.711). Somebody who sits or stands moves a hundred times less than somebody who walks, and
+            those movements tell the two apart. None: the windows alone.
     """
 
     name: str
     width: int = Field(ge=ATTENTION_HEADS, multiple_of=ATTENTION_HEADS)
     norm: Norm
     pooling: Literal["mean", "mean_max_std"]
+    companding: PositiveFloat | None
 
 
 class Backbone(NamedTuple):
@@ -81,7 +86,8 @@ class Encoder(nn.Module):
 
     def __init__(self, settings: EncoderSettings, channels: int, samples: int) -> None:
         super().__init__()
-        backbone = choose("encoder", ENCODERS, settings.name)(settings, channels, samples)
+        inputs = channels if settings.companding is None else 2 * channels
+        backbone = choose("encoder", ENCODERS, settings.name)(settings, inputs, samples)
         if samples < 2 * backbone.stride:
             raise UserError(
                 f"encoder {settings.name!r}: windows are too short; "
@@ -125,7 +131,11 @@ class Encoder(nn.Module):
         """
         if x.dim() != 3 or x.shape[1:] != (self.channels, self.samples):
             raise UserError(f"windows: expected shape (N, {self.channels}, {self.samples}), found {tuple(x.shape)}")
-        maps: Tensor = self.backbone((x - self.mean) / self.std).float()
+        inputs = (x - self.mean) / self.std
+        if self.settings.companding is not None:
+            deviation = inputs - inputs.mean(dim=2, keepdim=True)
+            inputs = torch.cat([inputs, torch.asinh(deviation / self.settings.companding) / 2], dim=1)
+        maps: Tensor = self.backbone(inputs).float()
         mean = maps.mean(dim=2)
         if self.settings.pooling == "mean":
             return mean

@@ -15,10 +15,14 @@ from shared.encoders import ENCODERS, Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
 
 EVERY = [
-    EncoderSettings(name=name, width=8, norm=norm, pooling=pooling)
-    for name, norm, pooling in product(ENCODERS, ("batch", "group"), ("mean", "mean_max_std"))
+    EncoderSettings(name=name, width=8, norm=norm, pooling=pooling, companding=companding)
+    for name, norm, (pooling, companding) in product(
+        ENCODERS, ("batch", "group"), (("mean", None), ("mean_max_std", None), ("mean_max_std", 0.03))
+    )
 ]
-every_setting = pytest.mark.parametrize("settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}")
+every_setting = pytest.mark.parametrize(
+    "settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}-{s.companding}"
+)
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 
@@ -45,7 +49,7 @@ def windows(n: int, channels: int = 9, samples: int = 128, seed: int = 0) -> Ten
 
 
 def of(name: str, width: int = 8) -> EncoderSettings:
-    return EncoderSettings(name=name, width=width, norm="batch", pooling="mean_max_std")
+    return EncoderSettings(name=name, width=width, norm="batch", pooling="mean_max_std", companding=None)
 
 
 @every_setting
@@ -81,6 +85,23 @@ def test_pooling_takes_mean_maximum_and_spread_over_time(name: str) -> None:
     torch.testing.assert_close(mean, maps.mean(2), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(maximum, maps.amax(2))
     torch.testing.assert_close(std, (maps.std(2, correction=0).square() + 1e-5).sqrt(), rtol=1e-4, atol=1e-5)
+
+
+@every_encoder
+def test_companding_shows_small_movements_beside_the_window_itself(name: str) -> None:
+    encoder = build(of(name).model_copy(update={"companding": 0.5})).eval()
+    seen: list[Tensor] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder.standardise([1.0] * 9, [2.0] * 9)
+    small = 1e-3 * torch.sin(torch.arange(128.0)).expand(2, 9, 128)
+    for x in (small, small + 7, 1000 * small):
+        encoder(x)
+    ours, lifted, loud = (inputs.split(9, dim=1) for inputs in seen)
+    torch.testing.assert_close(ours[0], (small - 1) / 2)
+    deviation = small / 2 - small.mean(dim=2, keepdim=True) / 2
+    torch.testing.assert_close(ours[1], torch.asinh(deviation / 0.5) / 2)
+    torch.testing.assert_close(lifted[1], ours[1], atol=1e-5, rtol=0)  # a posture is no movement
+    assert loud[1].abs().max() < 1000 * ours[1].abs().max() / 1.05  # large ones are compressed
 
 
 @every_setting
