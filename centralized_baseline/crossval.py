@@ -7,6 +7,7 @@ is tuned here can still be judged on them.
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> None:
     if options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, found {options.seeds}")
     base = load_config(options.config, options.overrides)
-    settings = _combinations(options.set)
+    settings = _combinations(options.set) + [shlex.split(variant) for variant in options.variant]
     configs = [load_config(options.config, [*options.overrides, *variant]) for variant in settings]
     _check_data(base, configs)
     train, _ = load(base.data)
@@ -135,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="key=v1,v2",
         help="values of a setting to compare; of several --set, every combination",
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="'key=v key=v'",
+        help="settings that go together, compared with the configuration as it is; may be repeated",
     )
     parser.add_argument("--seeds", type=int, default=3, help="draws of labels a probe (default: %(default)s)")
     parser.add_argument(

@@ -67,6 +67,18 @@ def test_variants_are_trained_without_the_people_they_are_judged_on(
     assert f"{100 * np.mean(accuracies):.1f} ±{100 * np.std(accuracies):.1f}" in printed
 
 
+def test_settings_that_go_together_are_compared_with_the_configuration_as_it_is(
+    runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    together = "tasks.contrastive.enabled=false tasks.features.enabled=true"
+    main(["--config", str(config_file), "--variant", together, *FEW])
+    assert [variant["settings"] for variant in result(runs / "tiny-crossval")["variants"]] == [[], together.split()]
+    assert "as configured" in capsys.readouterr().out
+    folders = sorted((runs / "tiny-crossval").glob("variant-*/fold-1"))
+    tasks = [list(load_config(folder / "config.yaml").enabled_tasks) for folder in folders]
+    assert tasks == [["contrastive"], ["features"]]
+
+
 def test_the_real_test_people_play_no_part(runs: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = DATASETS["synthetic"]
 
@@ -128,6 +140,7 @@ def test_people_are_split_evenly_and_by_the_seed() -> None:
         (["--set", "data.name=watch,synthetic"], "same data"),
         (["--set", "encoder.width"], "not of the form key=v1,v2"),
         (["--set", "encoder.width="], "not of the form key=v1,v2"),
+        (["--variant", "encoder.width"], "not of the form key=value"),
         (["--set", "encoder.widht=4,8"], "did you mean 'encoder.width'|did you mean 'width'"),
         (["--name", "../away"], "plain name"),
     ],

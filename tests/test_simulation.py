@@ -2,10 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -87,6 +90,43 @@ def test_processes_that_go_on_would_be_found(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """Two nodes of Ray with a core each, as on two machines that share a disk; yields the address of the first."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short, ExitStack() as undo:
+        for place in (["--head", f"--port={address.split(':')[1]}", f"--temp-dir={short}"], [f"--address={address}"]):
+            node = subprocess.Popen(
+                [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1", *place],
+                env=os.environ | {"FEDHAR_RUNS": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            undo.callback(node.wait, 30)
+            undo.callback(node.terminate)
+        yield address
+
+
+def test_a_simulation_uses_all_machines_of_a_ray_cluster(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    process = start("simulation", tmp_path, "--name", "spread", "federation.rounds=4")
+    try:
+        wait_for_round(process, tmp_path / "spread" / "metrics.jsonl", 1)
+        actors = [found for found in still_running(tmp_path) if found.cmdline()[0].startswith("ray::ClientAppActor")]
+        assert len({actor.ppid() for actor in actors}) == 2, "one node of Ray had no client"
+    finally:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert run("simulation", tmp_path, "--engine", "inprocess", "--name", "one", "federation.rounds=4").returncode == 0
+    spread, one = ((tmp_path / name / "encoder.safetensors").read_bytes() for name in ("spread", "one"))
+    assert spread == one
 
 
 @pytest.mark.parametrize(
