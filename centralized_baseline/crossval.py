@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
     if options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, found {options.seeds}")
     base = load_config(options.config, options.overrides)
-    settings = _combinations(options.set) + [shlex.split(variant) for variant in options.variant]
+    settings = _combinations(options.set) + [_together(variant) for variant in options.variant]
     configs = [load_config(options.config, [*options.overrides, *variant]) for variant in settings]
     _check_data(base, configs)
     train, _ = load(base.data)
@@ -115,7 +115,9 @@ def _check_data(base: Config, configs: Sequence[Config]) -> None:
                 f"data.holdout must be empty, because cross-validation sets it; found {list(config.data.holdout)}"
             )
         if config.data != base.data:
-            raise UserError("variants must have the same data: --set cannot change data.name or data.path")
+            raise UserError(
+                "variants must have the same data: --set and --variant cannot change data.name or data.path"
+            )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="'key=v key=v'",
-        help="settings that go together, compared with the configuration as it is; may be repeated",
+        help="one more variant, of settings that go together; may be repeated",
     )
     parser.add_argument("--seeds", type=int, default=3, help="draws of labels a probe (default: %(default)s)")
     parser.add_argument(
@@ -174,6 +176,14 @@ def _combinations(choices: Sequence[str]) -> list[list[str]]:
             raise UserError(f"--set {text!r} is not of the form key=v1,v2, such as encoder.width=32,64")
         alternatives.append([f"{key}={json.dumps(value)}" for value in parsed])
     return [list(combination) for combination in product(*alternatives)]
+
+
+def _together(text: str) -> list[str]:
+    """Return the settings of one variant, split as a shell would."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--variant {text!r} cannot be split into key=value: {error}") from None
 
 
 def _judge_fold(config: Config, people: tuple[int, ...], folder: Path, options: argparse.Namespace) -> ProbeReport:

@@ -14,7 +14,7 @@ SERVER_DAYS=365
 usage() {
   cat >&2 <<END
 usage: scripts/make-credentials.sh DIR [--nodes N] [--hosts "a b"]    make the new folder DIR
-       scripts/make-credentials.sh DIR --add N                        add key pairs of N more clients
+       scripts/make-credentials.sh DIR --add N                        add the key pairs of N more clients
        scripts/make-credentials.sh DIR --renew [--hosts "a b"]        renew the server's certificate, by ca.key
   --nodes  key pairs of clients (default 1)    --hosts  names and addresses of the server (renewed: those it has)
 END
@@ -26,23 +26,25 @@ fail() {
   exit 2
 }
 
-directory='' action=make nodes=1 hosts=''
+directory='' action='' nodes='' hosts=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --nodes | --add) [ $# -gt 1 ] || usage; nodes=$2; [ "$1" = --nodes ] || action=add; shift 2 ;;
+    --nodes | --add) [ $# -gt 1 ] && [ -z "$nodes" ] || usage; nodes=$2; [ "$1" = --nodes ] || action+=add; shift 2 ;;
     --hosts) [ $# -gt 1 ] || usage; hosts=$2; shift 2 ;;
-    --renew) action=renew; shift ;;
+    --renew) action+=renew; shift ;;
     -*) usage ;;
     *) [ -z "$directory" ] || usage; directory=$1; shift ;;
   esac
 done
 [ -n "$directory" ] || usage
+case $action in
+  '') [ ! -e "$directory" ] || fail "$directory exists already and is not overwritten; name a new folder" ;;
+  add) [ -z "$hosts" ] || usage; [ -f "$directory/public/ca.crt" ] || fail "$directory holds no credentials" ;;
+  renew) [ -z "$nodes" ] || usage; [ -f "$directory/ca.key" ] || fail "$directory holds no ca.key, which signs certificates" ;;
+  *) usage ;;
+esac
+nodes=${nodes:-1}
 [[ $nodes =~ ^[1-9][0-9]{0,4}$ ]] || fail "the number of keys must be a number from 1 on, found '$nodes'"
-if [ "$action" = make ]; then
-  [ ! -e "$directory" ] || fail "$directory exists already and is not overwritten; name a new folder"
-else
-  [ -f "$directory/ca.key" ] || fail "$directory holds no ca.key, so that nothing can be added or renewed there"
-fi
 command -v openssl >/dev/null || fail "openssl is not installed"
 
 names=DNS:superlink,DNS:localhost,IP:127.0.0.1
@@ -93,7 +95,8 @@ make_server() {
     openssl x509 -req -CA "$1/public/ca.crt" -CAkey "$1/ca.key" -set_serial "0x$(openssl rand -hex 16)" -days "$SERVER_DAYS" \
       -out "$new/public/server.pem" -extfile <(printf '%s\n' "subjectAltName=$names" basicConstraints=critical,CA:FALSE \
         keyUsage=critical,digitalSignature extendedKeyUsage=serverAuth subjectKeyIdentifier=hash \
-        authorityKeyIdentifier=keyid) 2>/dev/null || fail "openssl refused the names $names"
+        authorityKeyIdentifier=keyid) 2>"$new/complaints" || fail "openssl made no certificate for $names: $(tail -n 1 "$new/complaints")"
+  rm "$new/complaints"
 }
 
 expiry() { openssl x509 -in "$directory/public/$1" -noout -enddate | cut -d= -f2; }
@@ -105,15 +108,22 @@ trap 'rm -rf "$new"' EXIT
 mkdir -m 755 "$new/public"
 first=0
 case $action in
-  make)
+  '')
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -keyout "$new/ca.key" -out "$new/public/ca.crt" \
       -days "$CA_DAYS" -subj "/CN=fedhar authority" -addext keyUsage=critical,keyCertSign 2>/dev/null
     make_server "$new"
     openssl rand -hex 32 >"$new/superexec.secret"
     ;;
-  add) while [ -e "$directory/public/node-$first.pub" ]; do first=$((first + 1)); done ;;
+  add) # after the highest number, so that the key of a client who left is nobody else's
+    for key in "$directory"/node-* "$directory"/public/node-*.pub; do
+      number=${key##*/node-} number=${number%.pub}
+      [[ ! $number =~ ^[0-9]+$ ]] || ((number < first)) || first=$((number + 1))
+    done
+    ;;
   renew)
     make_server "$directory"
+    chmod --reference="$directory/server.key" "$new/server.key" # whoever reads the old one reads the new one
+    chown --reference="$directory/server.key" "$new/server.key"
     nodes=0
     ;;
 esac
@@ -121,7 +131,7 @@ for ((i = first; i < first + nodes; i++)); do
   make_node "node-$i"
 done
 chmod 644 "$new"/public/*
-if [ "$action" = make ]; then
+if [ -z "$action" ]; then
   [ ! -e "$directory" ] || fail "$directory exists already and is not overwritten; name a new folder"
   mv "$new" "$directory"
 else
@@ -132,4 +142,4 @@ fi
 
 [ "$action" = renew ] || echo "$directory: $nodes node keys, node-$first to node-$((first + nodes - 1)), which do not expire"
 [ "$action" = add ] || echo "$directory: server certificate for ${names//,/, }, expires on $(expiry server.pem)"
-[ "$action" != make ] || echo "$directory: authority, expires on $(expiry ca.crt)"
+[ -n "$action" ] || echo "$directory: authority, expires on $(expiry ca.crt)"

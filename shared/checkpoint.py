@@ -186,7 +186,7 @@ def load_encoder(folder: Path) -> tuple[Encoder, EncoderCard]:
         encoder = build_encoder(card.architecture, len(card.channels), card.samples)
         encoder.load_state_dict(load_tensors(weights_path.read_bytes()))
     except (ValidationError, safetensors.SafetensorError, RuntimeError) as error:
-        raise UserError(f"the encoder in {folder} is damaged: {error}") from None
+        raise UserError(f"the encoder in {folder} is damaged, or of another version of fedhar: {error}") from None
     encoder.standardise(card.mean, card.std)
     if card.norm_statistics == "missing":
         LOG.warning(

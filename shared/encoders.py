@@ -38,9 +38,9 @@ class EncoderSettings(Settings):
         norm: BatchNorm, whose statistics a federation has to decide about, or GroupNorm, which has none.
         pooling: Mean over time, or mean, maximum and standard deviation side by side (D times three).
         companding: If a number s, the backbone also sees each channel's deviation d from its window mean as
-            asinh(d / s), with d in standard deviations of the channel: linear below s, logarithmic above, as in speech
-            coding (ITU-T G.711). Somebody who sits or stands moves a hundred times less than somebody who walks, and
-            those movements tell the two apart. None: the windows alone.
+            asinh(d / s) / 2, with d in standard deviations of the channel: linear below s, logarithmic above, as in
+            speech coding (ITU-T G.711), and halved to be as large as the window. Somebody who sits or stands moves a
+            hundred times less than somebody who walks, and those movements tell the two apart. None: the windows alone.
     """
 
     name: str

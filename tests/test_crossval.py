@@ -141,6 +141,7 @@ def test_people_are_split_evenly_and_by_the_seed() -> None:
         (["--set", "encoder.width"], "not of the form key=v1,v2"),
         (["--set", "encoder.width="], "not of the form key=v1,v2"),
         (["--variant", "encoder.width"], "not of the form key=value"),
+        (["--variant", "name='x"], "cannot be split"),
         (["--set", "encoder.widht=4,8"], "did you mean 'encoder.width'|did you mean 'width'"),
         (["--name", "../away"], "plain name"),
     ],

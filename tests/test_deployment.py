@@ -119,6 +119,10 @@ def test_credentials_are_what_flower_wants_and_private(tmp_path: Path) -> None:
 def test_more_keys_are_added_and_the_certificate_is_renewed_and_nothing_else_changes(tmp_path: Path) -> None:
     folder = tmp_path / "credentials"
     assert credentials(str(folder), "--nodes", "2", "--hosts", "hub.example.org").returncode == 0
+    (folder / "node-0").unlink()  # a client who left; the number is nobody else's
+    (folder / "public" / "node-0.pub").unlink()
+    (folder / "ca.key").rename(tmp_path / "safe")
+    (folder / "server.key").chmod(0o400)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     added = credentials(str(folder), "--add", "2")
     assert (added.returncode, "node-2 to node-3" in added.stdout) == (0, True), added.stderr
@@ -128,6 +132,9 @@ def test_more_keys_are_added_and_the_certificate_is_renewed_and_nothing_else_cha
         public = load_ssh_public_key((folder / "public" / f"node-{number}.pub").read_bytes())
         assert isinstance(private, ec.EllipticCurvePrivateKey)
         assert private.public_key() == public
+    refused = credentials(str(folder), "--renew")
+    assert (refused.returncode, "holds no ca.key" in refused.stderr) == (2, True)
+    (tmp_path / "safe").rename(folder / "ca.key")
     assert credentials(str(folder), "--renew").returncode == 0
     assert {path.name for path in before if path.read_bytes() != before[path]} == {"server.key", "server.pem"}
     old, new = (
@@ -138,7 +145,7 @@ def test_more_keys_are_added_and_the_certificate_is_renewed_and_nothing_else_cha
     assert names[0] == names[1]
     authority = x509.load_pem_x509_certificate((folder / "public" / "ca.crt").read_bytes())
     new.verify_directly_issued_by(authority)
-    assert (folder / "server.key").stat().st_mode & 0o777 == 0o600
+    assert (folder / "server.key").stat().st_mode & 0o777 == 0o400  # who reads the old one reads the new one
     assert [path.name for path in tmp_path.iterdir()] == ["credentials"]
 
 
@@ -149,8 +156,11 @@ def test_credentials_are_never_overwritten_and_nothing_half_made_stays(tmp_path:
         (["new", "--hosts", "hub:8000"], "IP:hub:8000"),
         (["new", "--hosts", "a_b/c"], "'a_b/c'"),
         (["new", "--nodes", "0"], "must be a number"),
-        (["old", "--add", "0"], "must be a number"),
+        (["old", "--add", "1"], "holds no credentials"),
         (["old", "--renew"], "holds no ca.key"),
+        (["old", "--renew", "--add", "1"], "usage:"),
+        (["old", "--renew", "--nodes", "1"], "usage:"),
+        (["old", "--add", "1", "--hosts", "a"], "usage:"),
         ([], "usage:"),
     ):
         done = credentials(*[str(tmp_path / a) if a in {"old", "new"} else a for a in arguments])

@@ -1,6 +1,6 @@
 """What a deployed federation survives: real processes that are killed, hang, come late, lie, or run out of disk.
 
-``docs/faults.md`` tells what each of these faults costs.
+README.md ("What it survives") tells what each of these faults costs.
 """
 
 import datetime

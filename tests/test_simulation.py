@@ -2,17 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from deployed import free_port
 
 from shared.metrics import read_metrics
 
@@ -94,21 +94,31 @@ def test_processes_that_go_on_would_be_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
-    """Two nodes of Ray with a core each, as on two machines that share a disk; yields the address of the first."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short, ExitStack() as undo:
-        for place in (["--head", f"--port={address.split(':')[1]}", f"--temp-dir={short}"], [f"--address={address}"]):
-            node = subprocess.Popen(
-                [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1", *place],
-                env=os.environ | {"FEDHAR_RUNS": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            undo.callback(node.wait, 30)
-            undo.callback(node.terminate)
-        yield address
+    """Two nodes of Ray with a core each, on one machine; yields the address of the first."""
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    ray = Path(sys.executable).with_name("ray")
+    environment = os.environ | {"FEDHAR_RUNS": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as short,
+        (tmp_path / "ray.log").open("wb") as log,
+    ):
+        head = ["--head", f"--port={port}", f"--temp-dir={short}", f"--ray-client-server-port={free_port()}"]
+        try:
+            for number, place in enumerate((head, [f"--address={address}"]), 1):
+                start = [ray, "start", "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", *place]
+                subprocess.Popen(start, env=environment, stdout=log, stderr=log)
+                deadline = time.monotonic() + 60
+                ask = [ray, "status", f"--address={address}"]
+                while subprocess.run(ask, capture_output=True, text=True).stdout.count("node_") < number:
+                    assert time.monotonic() < deadline, (tmp_path / "ray.log").read_text()
+            yield address
+        finally:
+            left = still_running(tmp_path)
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, 10)
 
 
 def test_a_simulation_uses_all_machines_of_a_ray_cluster(
@@ -120,8 +130,9 @@ def test_a_simulation_uses_all_machines_of_a_ray_cluster(
         wait_for_round(process, tmp_path / "spread" / "metrics.jsonl", 1)
         actors = [found for found in still_running(tmp_path) if found.cmdline()[0].startswith("ray::ClientAppActor")]
         assert len({actor.ppid() for actor in actors}) == 2, "one node of Ray had no client"
-    finally:
         _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 0, err
     monkeypatch.delenv("RAY_ADDRESS")
     assert run("simulation", tmp_path, "--engine", "inprocess", "--name", "one", "federation.rounds=4").returncode == 0
