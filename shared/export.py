@@ -5,8 +5,8 @@ standardisation is inside. Formats:
 
 - ``onnx``: ``encoder.onnx`` (embeddings) and ``classifier.onnx`` (probabilities of the activities), float32.
 - ``int8``: ``encoder.int8.onnx`` and ``classifier.int8.onnx``. The weights of the backbone (a scale per output channel)
-  and its activations (ranges of training windows) are 8-bit integers; the standardisation, the first convolution, the
-  pooling and the probe stay float32.
+  and its activations (ranges of training windows) are 8-bit integers; the standardisation, the companding, the
+  arithmetic of the first convolution, the pooling and the probe stay float32.
 - ``torchscript``: ``encoder.pt`` for ``torch.jit.load``, which reads it with TorchScript's own reader and no Python
   pickle. It is a program for PyTorch all the same: load files of those you trust only.
 
@@ -47,6 +47,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 from torch import Tensor, nn
+from torch.onnx.utils import register_custom_op_symbolic
 
 from shared.checkpoint import EncoderCard, load_encoder
 from shared.config import load_config
@@ -405,9 +406,11 @@ def print_table(source: Source, checks: Sequence[Check], console: Console) -> No
 def _to_onnx(module: nn.Module, kind: str, source: Source) -> onnx.ModelProto:
     """Trace a model to ONNX with a dynamic batch.
 
-    PyTorch's older exporter is used: unlike the newer one it needs no packages beyond onnx.
+    PyTorch's older exporter is used: unlike the newer one it needs no packages beyond onnx. ONNX has asinh, for which
+    the exporter only lacks the word.
     """
     output = OUTPUTS[kind]
+    register_custom_op_symbolic("aten::asinh", lambda graph, x: graph.op("Asinh", x), OPSET)
     with _exporting(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
@@ -426,9 +429,9 @@ def _to_onnx(module: nn.Module, kind: str, source: Source) -> onnx.ModelProto:
 def _quantised(model: onnx.ModelProto, train: Windows) -> onnx.ModelProto:
     """Give the backbone 8-bit weights and activations (Jacob et al. 2018, section 2), by quantise-dequantise pairs.
 
-    The first convolution stays float32: its few weights save nothing, and 256 steps for the whole range of a sensor are
-    too few to tell sitting from standing. Weights use 7 of their 8 bits, because older x86 processors add pairs of
-    products in 16 bits, where full ones overflow: the file then gives the same on every processor.
+    The first convolution computes in float32, with weights stored in 8 bits: 256 steps for the whole range of a sensor
+    are too few to tell sitting from standing. Other weights use 7 of their 8 bits, because older x86 processors add
+    pairs of products in 16 bits, where full ones overflow: the file then gives the same on every processor.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # the calibration chats
         original, prepared, quantised = (
@@ -452,7 +455,24 @@ def _quantised(model: onnx.ModelProto, train: Windows) -> onnx.ModelProto:
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": CALIBRATION_PERCENTILE},
         )
-        return onnx.load(quantised)
+        return _with_stored_weights(onnx.load(quantised), first.name)
+
+
+def _with_stored_weights(model: onnx.ModelProto, convolution: str) -> onnx.ModelProto:
+    """Store the weights of one convolution as 8-bit integers with a scale per output channel."""
+    node = next(node for node in model.graph.node if node.name == convolution)
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+    values = onnx.numpy_helper.to_array(weights)
+    scale = np.maximum(np.abs(values).max(axis=(1, 2)) / 127, np.finfo(np.float32).tiny)
+    stored = {
+        f"{weights.name}_quantized": np.rint(values / scale[:, None, None]).astype(np.int8),
+        f"{weights.name}_scale": scale,
+        f"{weights.name}_zero_point": np.zeros(len(scale), np.int8),
+    }
+    model.graph.initializer.remove(weights)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in stored.items())
+    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", [*stored], [weights.name], axis=0))
+    return model
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
