@@ -12,14 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-SIX_PEOPLE = ["data.holdout=[1,3,5,6,7,8,11,14,15,16,17,19,21,22,23]"]
+THREE_PEOPLE = ["federation.min_clients=3", "data.holdout=[1,3,5,6,7,8,11,14,15,16,17,19,21,22,23,25,26,27]"]
 SHORT = {
     "python -m simulation --config configs/uci_har.yaml": [
         "federation.rounds=2",
-        "federation.min_clients=6",
-        *SIX_PEOPLE,
+        *THREE_PEOPLE,
     ],
-    "python -m benchmarks": ["--rounds", "2", "federation.min_clients=6", *SIX_PEOPLE],
+    "python -m benchmarks": ["--rounds", "2", *THREE_PEOPLE],
     "python -m simulation": ["federation.rounds=2"],
     "python -m centralized_baseline ": ["centralized.epochs=1"],
     "python -m centralized_baseline.probe": ["--seeds", "1", "--regimes", "1"],
