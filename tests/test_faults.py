@@ -131,7 +131,7 @@ def newest_state(deployment: Deployment, partition: int) -> Path:
 def test_a_killed_client_comes_back_with_its_heads_and_a_late_one_joins(federation: Deployment) -> None:
     leave(federation, "client-3")
     folder = federation.runs / "restless"
-    with job(federation, "restless", "federation.rounds=6", "federation.join_timeout=6") as running:
+    with job(federation, "restless", "federation.rounds=6", "federation.join_timeout=20") as running:
         wait_for_round(folder, 1, 240)
         federation.start_client(3)
         wait_until_it_trains(federation, "client-0")
