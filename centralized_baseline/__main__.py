@@ -20,6 +20,7 @@ from shared.config import Config, load_config
 from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.errors import run_command
+from shared.metrics import Row
 from shared.model import Model, build_model, prepare
 from shared.progress import RunProgress
 from shared.runs import open_run, run_folder, run_parser
@@ -63,11 +64,11 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
     statistics = ChannelStatistics.of(train)
     model = build_model(config, train.meta, train.x.shape[2], statistics).to(device)
     optimizer = build_optimizer(model, config.train)
-    done = _restore(folder, model, optimizer)
+    done, rows = _restore(folder, model, optimizer)
     started = time.perf_counter()
     epochs = config.centralized.epochs
     with (
-        Tracker(folder, after=done) as tracker,
+        Tracker(folder, done, rows) as tracker,
         RunProgress(folder.name, epochs, Console(stderr=True)) as progress,
     ):
         for log in train_epochs(
@@ -81,9 +82,10 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
             seed=config.seed,
             person=_EVERYBODY,
         ):
-            tracker.log("epoch", log.epoch, log.row())
-            save_snapshot(folder / "checkpoint", _snapshot(log.epoch, model, optimizer))
-            progress.show(log.row() | {"kind": "epoch", "round": log.epoch})
+            row: Row = {"kind": "epoch", "round": log.epoch} | log.row()
+            save_snapshot(folder / "checkpoint", _snapshot(row, model, optimizer))
+            tracker.log([row])
+            progress.show(row)
     save_encoder(folder, model.encoder, EncoderCard.describe(model.encoder, train.meta, statistics, config.digest))
     table = Table(title=f"{folder.name}: {epochs} epochs", show_header=False)
     table.add_row("people, windows", f"{len(train.people)}, {len(train)}")
@@ -92,19 +94,19 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
     Console().print(table)
 
 
-def _snapshot(epoch: int, model: Model, optimizer: torch.optim.Optimizer) -> Snapshot:
+def _snapshot(row: Row, model: Model, optimizer: torch.optim.Optimizer) -> Snapshot:
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    return Snapshot(epoch, tensors | pack_optimizer(optimizer), {})
+    return Snapshot(row["round"], tensors | pack_optimizer(optimizer), {"rows": [row]})
 
 
-def _restore(folder: Path, model: Model, optimizer: torch.optim.Optimizer) -> int:
-    """Load the last complete epoch, if there is one, and return its number."""
+def _restore(folder: Path, model: Model, optimizer: torch.optim.Optimizer) -> tuple[int, list[Row]]:
+    """Load the last complete epoch, if there is one, and return its number and its rows."""
     snapshot = load_snapshot(folder / "checkpoint")
     if snapshot is None:
-        return 0
+        return 0, []
     model.load_state_dict({name: snapshot.tensors[f"model.{name}"] for name in model.state_dict()})
     unpack_optimizer(optimizer, snapshot.tensors)
-    return snapshot.step
+    return snapshot.step, snapshot.meta["rows"]
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
 from shared.exchange import PREFIX, Manifest, arrays_of, incoming, outgoing, shared_names
 from shared.files import write_atomic
+from shared.metrics import Row
 from shared.model import build_initial_encoder
 from shared.privacy import Ledger
 from shared.runs import FAILURE, from_run_config, locked, open_run
@@ -91,12 +92,13 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
         aggregator.restore(saved)
     ledger = Ledger(config.privacy, snapshot.meta["privacy"] if snapshot else None)
 
-    def save(true_round: int, arrays: ArrayRecord) -> None:
+    def save(true_round: int, arrays: ArrayRecord, rows: list[Row]) -> None:
         incoming(encoder, arrays_of(arrays), policy)
         state = outgoing(encoder, policy) | aggregator.state()
         tensors = {name: torch.from_numpy(value) for name, value in state.items()}
         meta = {
             "run": run,
+            "rows": rows,
             "statistics": statistics.to_dict(),
             "exchange": manifest.state(),
             "privacy": ledger.state(),
@@ -107,8 +109,9 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
             write_atomic(folder / "privacy.json", json.dumps(ledger.report(), indent=2) + "\n")
 
     initial = ArrayRecord({name: Array(value) for name, value in outgoing(encoder, policy).items()})
-    save(done, initial)
-    with Tracker(folder, after=done) as tracker:
+    rows = snapshot.meta["rows"] if snapshot else []
+    save(done, initial, rows)
+    with Tracker(folder, done, rows) as tracker:
         strategy = PeopleStrategy(
             federation.members, introductions.newcomers, save, config, done, tracker, manifest, aggregator, ledger
         )

@@ -19,6 +19,7 @@ from shared.compression import FULL, Arrays, decompress
 from shared.config import AVERAGING, Config
 from shared.errors import UserError
 from shared.exchange import Manifest, arrays_of, mismatch
+from shared.metrics import Row
 from shared.privacy import Ledger, clip_update, private_mean, update_norm
 from shared.seeding import derive_seed
 from shared.tracking import Tracker
@@ -35,7 +36,7 @@ class PeopleStrategy(Strategy):
     Args:
         members: The clients that introduced themselves before the first round.
         newcomers: Called before each round: who has introduced itself since.
-        save: Called with the number of each round that has ended, and the arrays it gave.
+        save: Called with the number of each round that has ended, the arrays and the rows it gave.
         config: ``federation.fraction`` of the members, at least one, is drawn for each round, from ``seed``. Partition
             ids are drawn, because node ids differ from run to run.
         done: Rounds done before this start; Flower counts from one at every start.
@@ -52,7 +53,7 @@ class PeopleStrategy(Strategy):
         self,
         members: Sequence[Member],
         newcomers: Callable[[], Sequence[Member]],
-        save: Callable[[int, ArrayRecord], None],
+        save: Callable[[int, ArrayRecord, list[Row]], None],
         config: Config,
         done: int,
         tracker: Tracker,
@@ -126,15 +127,15 @@ class PeopleStrategy(Strategy):
         for reason in reasons:
             LOG.warning("round %d: dropped %s", true_round, reason)
         used = [sound[partition] for partition in sorted(sound)]
-        for partition in sorted(sound):
-            self._take_note(true_round, self.members[partition], sound[partition])
+        rows = [_row(true_round, self.members[partition], sound[partition]) for partition in sorted(sound)]
         losses = _average_losses([reply.content for reply in used], "num-examples")
         arrays = self.aggregator.step(true_round, self._sent, self._made_private(used))
         now = time.perf_counter()
         counts = {"clients": len(used), "dropped": len(reasons), "seconds": now - self._last}
         self._last = now
-        self.tracker.log("round", true_round, dict(losses) | counts)
-        self.save(true_round, arrays)  # at once: what follows speaks to the SuperLink, which may be gone
+        rows.append({"kind": "round", "round": true_round} | dict(losses) | counts)
+        self.save(true_round, arrays, rows)  # at once: what follows speaks to the SuperLink, which may be gone
+        self.tracker.log(rows)
         return arrays, losses
 
     def configure_evaluate(
@@ -249,10 +250,11 @@ class PeopleStrategy(Strategy):
         for metrics in reply.content.metric_records.values():
             self.manifest.count_values("up", "metric", metrics)
 
-    def _take_note(self, true_round: int, member: Member, reply: Message) -> None:
-        metrics = dict(reply.content.metric_records["metrics"])
-        del metrics["partition-id"]
-        self.tracker.log("client", true_round, {"person": member.person} | metrics)
+
+def _row(true_round: int, member: Member, reply: Message) -> Row:
+    metrics = dict(reply.content.metric_records["metrics"])
+    del metrics["partition-id"]
+    return {"kind": "client", "round": true_round, "person": member.person} | metrics
 
 
 def _average_losses(records: list[RecordDict], weight_key: str) -> MetricRecord:

@@ -7,8 +7,11 @@ from typing import Any
 
 METRICS = "metrics.jsonl"
 
+Row = dict[str, Any]
+"""What one client, round or epoch gave, under its ``kind`` ("client", "round" or "epoch") and its ``round``."""
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+
+def read_metrics(path: Path) -> Iterator[Row]:
     """Yield the complete rows of a metrics file; a last line that is still being written is left out."""
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
 from shared.exchange import Manifest, arrays_of, outgoing
-from shared.metrics import read_metrics
+from shared.metrics import Row, read_metrics
 from shared.model import build_initial_encoder
 from shared.privacy import Ledger
 from shared.tracking import Tracker
@@ -291,6 +291,32 @@ def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
     assert [row["round"] for row in rows if row["kind"] == "round"] == [1, 2, 3]
     for path in (unbroken / "clients").glob("*/step-000003.safetensors"):
         assert (folder / "clients" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_told_round_is_safe_and_a_stop_before_it_is_told_loses_no_row(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops between the checkpoint of round 2 and its rows."""
+    folder = tmp_path / "stopped"
+    tell = Tracker.log
+
+    def stop(self: Tracker, rows: Sequence[Row]) -> None:
+        if any(row["round"] == 2 for row in rows):
+            raise StoppedError
+        tell(self, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Tracker, "log", stop)
+        federate(folder, configure())
+    assert (folder / "checkpoint" / "step-000002.safetensors").is_file()
+    assert {row["round"] for row in read_metrics(folder / "metrics.jsonl")} == {1}
+    federate(folder, configure())
+    found, expected = ([without_time(row) for row in read_metrics(run / "metrics.jsonl")] for run in (folder, unbroken))
+    assert found == expected
+
+
+def without_time(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name != "seconds"}
 
 
 def test_another_configuration_does_not_continue_a_run(unbroken: Path) -> None:

@@ -180,6 +180,7 @@ def test_a_killed_centralized_run_resumes_to_the_same_encoder(tmp_path: Path) ->
     assert resumed.returncode == 0, resumed.stderr
     whole, killed = ((tmp_path / n / "encoder.safetensors").read_bytes() for n in ("whole", "killed"))
     assert whole == killed
+    assert [row["round"] for row in read_metrics(tmp_path / "killed" / "metrics.jsonl")] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("module", ["simulation", "centralized_baseline"])
