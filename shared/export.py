@@ -63,6 +63,7 @@ from shared.seeding import make_generator
 REPORT = "export.json"
 
 OPSET = 17
+register_custom_op_symbolic("aten::asinh", lambda graph, x: graph.op("Asinh", x), OPSET)  # torch lacks the word only
 OUTPUTS = {"encoder": "embeddings", "classifier": "probabilities"}
 """Name of the output by the kind of model."""
 
@@ -406,11 +407,9 @@ def print_table(source: Source, checks: Sequence[Check], console: Console) -> No
 def _to_onnx(module: nn.Module, kind: str, source: Source) -> onnx.ModelProto:
     """Trace a model to ONNX with a dynamic batch.
 
-    PyTorch's older exporter is used: unlike the newer one it needs no packages beyond onnx. ONNX has asinh, for which
-    the exporter only lacks the word.
+    PyTorch's older exporter is used: unlike the newer one it needs no packages beyond onnx.
     """
     output = OUTPUTS[kind]
-    register_custom_op_symbolic("aten::asinh", lambda graph, x: graph.op("Asinh", x), OPSET)
     with _exporting(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(

@@ -184,14 +184,14 @@ class Deployment:
 
 
 @contextmanager
-def deployed(base: Path, clients: int) -> Iterator[Deployment]:
-    """Start a SuperLink, the server and the first clients; end all that runs at the end of the block."""
-    deployment = Deployment(base, clients)
+def deployed(base: Path, clients: int, *, hosts: str = "", elsewhere: bool = False) -> Iterator[Deployment]:
+    """Start a SuperLink, the server and, unless they run elsewhere, the clients; all that runs ends with the block."""
+    deployment = Deployment(base, clients, hosts=hosts)
     try:
         deployment.start_superlink()
         deployment.start_server()
         deployment.register()
-        for partition in range(clients):
+        for partition in range(0 if elsewhere else clients):
             deployment.start_client(partition)
         yield deployment
     finally:

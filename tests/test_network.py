@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from deployed import Deployment, free_port
+from deployed import Deployment, deployed, free_port
 
 from shared.metrics import METRICS, read_metrics
 
@@ -70,15 +70,8 @@ def machines() -> Iterator[list[list[str]]]:
 @pytest.fixture
 def federation(tmp_path: Path, machines: list[list[str]]) -> Iterator[Deployment]:
     """The server's side, which is stopped, and with it the clients, before the machines are taken away."""
-    deployment = Deployment(tmp_path, CLIENTS, hosts=HUB)
-    try:
-        deployment.start_superlink()
-        deployment.start_server()
-        deployment.register()
-        yield deployment
-    finally:
-        for name in list(deployment.processes):
-            deployment.stop(name)
+    with deployed(tmp_path, CLIENTS, hosts=HUB, elsewhere=True) as running:
+        yield running
 
 
 ASK = """

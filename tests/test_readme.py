@@ -12,26 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-THREE_PEOPLE = ["federation.min_clients=3", "data.holdout=[1,3,5,6,7,8,11,14,15,16,17,19,21,22,23,25,26,27]"]
+THREE_PEOPLE = "federation.min_clients=3 data.holdout=[1,3,5,6,7,8,11,14,15,16,17,19,21,22,23,25,26,27]"
 SHORT = {
-    "python -m simulation --config configs/uci_har.yaml": [
-        "federation.rounds=2",
-        *THREE_PEOPLE,
-    ],
-    "python -m benchmarks": ["--rounds", "2", *THREE_PEOPLE],
-    "python -m simulation": ["federation.rounds=2"],
-    "python -m centralized_baseline ": ["centralized.epochs=1"],
-    "python -m centralized_baseline.probe": ["--seeds", "1", "--regimes", "1"],
-    "python -m centralized_baseline.crossval": [
-        "centralized.epochs=1",
-        "--seeds",
-        "1",
-        "--regimes",
-        "1",
-        "--folds",
-        "2",
-    ],
-    "python -m shared.report": ["--sample", "60"],
+    "python -m simulation --config configs/uci_har.yaml": f"federation.rounds=2 {THREE_PEOPLE}",
+    "python -m benchmarks": f"--rounds 2 {THREE_PEOPLE}",
+    "python -m simulation": "federation.rounds=2",
+    "python -m centralized_baseline ": "centralized.epochs=1",
+    "python -m centralized_baseline.probe": "--seeds 1 --regimes 1",
+    "python -m centralized_baseline.crossval": "centralized.epochs=1 --seeds 1 --regimes 1 --folds 2",
+    "python -m shared.report": "--sample 60",
 }
 
 ELSEWHERE = {
@@ -52,8 +41,8 @@ def commands(language: str) -> list[str]:
 
 def short(command: str) -> list[str]:
     words = command.split()
-    extra = next((more for start, more in SHORT.items() if f"{command} ".startswith(start)), [])
-    return [sys.executable if words[0] == "python" else words[0], *words[1:], *extra]
+    extra = next((more for start, more in SHORT.items() if f"{command} ".startswith(start)), "")
+    return [sys.executable if words[0] == "python" else words[0], *words[1:], *extra.split()]
 
 
 @pytest.fixture(scope="module")
