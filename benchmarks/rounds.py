@@ -13,7 +13,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import psutil
-import torch
 
 from benchmarks.steps import Row
 from shared.config import Config, load_config
@@ -23,6 +22,7 @@ from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.metrics import METRICS, read_metrics
 from shared.model import Model, TrainingData, build_model, prepare
+from shared.processor import set_up_process
 from shared.train import build_optimizer, pick_device, train_epochs
 from simulation.__main__ import simulate
 
@@ -92,7 +92,7 @@ def _bare_round(pool: Executor, folder: Path, number: int, people: int) -> float
 def _train_bare(folder: str, partition: int, number: int) -> None:
     """The local steps of one client and round, on a model that is already there."""
     config, windows, data, model = _bare_client(folder, partition)
-    torch.set_num_threads(config.train.threads)
+    set_up_process(config.train.threads)
     epochs = config.federation.local_epochs
     for _ in train_epochs(
         model,

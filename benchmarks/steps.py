@@ -11,6 +11,7 @@ from shared.data import load
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
 from shared.model import build_model, prepare
+from shared.processor import set_up_process
 from shared.seeding import make_generator
 from shared.train import build_optimizer, pick_device
 
@@ -22,7 +23,7 @@ _REPETITIONS = 15
 
 def measure_steps(config: Config) -> list[Row]:
     """Time a client's training step and its parts, with the client's number of threads."""
-    torch.set_num_threads(config.train.threads)
+    set_up_process(config.train.threads)
     device = pick_device(config.train.device)
     train, _ = load(config.data)
     person = by_person(train)[0]

@@ -22,6 +22,7 @@ from shared.data.statistics import ChannelStatistics
 from shared.errors import run_command
 from shared.metrics import Row
 from shared.model import Model, build_model, prepare
+from shared.processor import set_up_process
 from shared.progress import RunProgress
 from shared.runs import open_run, run_folder, run_parser
 from shared.tracking import Tracker
@@ -59,7 +60,7 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
     train, _ = load(config.data)
     rehearse(config, train)
     open_run(folder, config, resume=resume, force=force)
-    torch.set_num_threads(config.centralized.threads)
+    set_up_process(config.centralized.threads)
     device = pick_device(config.train.device)
     statistics = ChannelStatistics.of(train)
     model = build_model(config, train.meta, train.x.shape[2], statistics).to(device)

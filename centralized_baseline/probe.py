@@ -32,6 +32,7 @@ from shared.evaluate import (
     probe,
 )
 from shared.files import write_atomic
+from shared.processor import keep_memory
 from shared.runs import runs_root
 
 REPORT = "probe.json"
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> None:
     options = _parser().parse_args([argument for argument in arguments if argument not in overrides])
     if options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, found {options.seeds}")
+    keep_memory()
     candidates = [_find(name, options.config, overrides) for name in dict.fromkeys(options.encoder)]
     splits = {data: load(data) for data in {candidate.config.data for candidate in candidates}}
     prepared = [(candidate, _represent(candidate, splits[candidate.config.data])) for candidate in candidates]

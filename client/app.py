@@ -26,6 +26,7 @@ from shared.errors import UserError
 from shared.exchange import arrays_of, incoming, outgoing
 from shared.model import TrainingData, build_model, prepare
 from shared.privacy import private_update
+from shared.processor import set_up_process
 from shared.runs import from_run_config
 from shared.train import build_optimizer, pick_device, train_epochs
 
@@ -79,7 +80,7 @@ def train(message: Message, context: Context) -> Message:
     server_round = cast(int, told["server-round"])
     windows, data = _prepared(config, _partition(context), _own_data(context))
     person = windows.people[0]
-    torch.set_num_threads(config.train.threads)
+    set_up_process(config.train.threads)
     device = pick_device(config.train.device)
     model = build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.from_dict(told)).to(device)
     optimizer = build_optimizer(model, config.train)

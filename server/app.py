@@ -26,6 +26,7 @@ from shared.files import write_atomic
 from shared.metrics import Row
 from shared.model import build_initial_encoder
 from shared.privacy import Ledger
+from shared.processor import set_up_process
 from shared.runs import FAILURE, from_run_config, locked, open_run
 from shared.tracking import Tracker
 
@@ -73,7 +74,7 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 def _federate(grid: Grid, config: Config, folder: Path) -> None:
-    torch.set_num_threads(config.train.threads)
+    set_up_process(config.train.threads)
     snapshot = load_snapshot(folder / "checkpoint")
     done = snapshot.step if snapshot else 0
     run = snapshot.meta["run"] if snapshot else token_hex(8)
