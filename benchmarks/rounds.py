@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.steps import Row
 from shared.config import Config, load_config
-from shared.data import load
+from shared.data import load, training_people
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
@@ -31,7 +31,7 @@ _AIMS = {"ray": "≤ 1.25", "inprocess": "≤ 1.10"}
 
 def measure_rounds(config: Config) -> list[Row]:
     """Time rounds of both engines against bare loops in as many processes or threads."""
-    people = len(load(config.data)[0].people)
+    people = len(training_people(config.data))
     workers = max(1, (os.cpu_count() or 1) // config.train.threads)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch:

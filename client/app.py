@@ -18,8 +18,7 @@ from flwr.clientapp import ClientApp
 from client.state import PrivateState
 from shared.compression import FULL, compress
 from shared.config import Config
-from shared.data import DataSettings, load
-from shared.data.partition import by_person
+from shared.data import DataSettings, People, load, training_people
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
@@ -171,9 +170,8 @@ def _own_windows(folder: Path) -> Windows:
 
 
 @lru_cache(maxsize=1)
-def _people(settings: DataSettings) -> list[Windows]:
-    train_part, _ = load(settings)
-    return by_person(train_part)
+def _people(settings: DataSettings) -> People:
+    return training_people(settings)
 
 
 @lru_cache(maxsize=_CACHED_PEOPLE)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from shared.config import Config, load_config
-from shared.data import load
+from shared.data import training_people
 from shared.errors import UserError, run_command
 from shared.metrics import METRICS, read_metrics
 from shared.progress import RunProgress, RunWatcher
@@ -42,18 +43,20 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
     Raises:
         UserError: Bad data, a folder that cannot be used, or a run that failed; the reason is told.
     """
-    train, _ = load(config.data)
-    people = len(train.people)
+    clients = training_people(config.data)
+    people = len(clients)
     if config.federation.min_clients > people:
         raise UserError(
             f"federation.min_clients is {config.federation.min_clients}, but the data set {config.data.name!r} has "
             f"{people} training people: set federation.min_clients={people} or fewer"
         )
-    rehearse(config, train)
+    console = Console(stderr=True)
+    for person in track(clients.ids, "checking the data", console=console, transient=True):
+        clients.read(person)
+    rehearse(config, clients[0])
     open_run(folder, config, resume=resume, force=force)
     failure = folder / FAILURE
     failure.unlink(missing_ok=True)  # of an earlier start
-    console = Console(stderr=True)
     with RunProgress(folder.name, config.federation.rounds, console) as progress:
         watcher = RunWatcher(folder, progress)
         try:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from shared.data import DATASETS, DataSettings, folder, load, watch
-from shared.data.partition import by_person, draw_fraction, draw_labels
+from shared.data import DATASETS, DataSettings, folder, load, training_people, watch
+from shared.data.partition import by_person, cut, draw_fraction, draw_labels
 from shared.data.statistics import SMALLEST_STD, ChannelStatistics
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
@@ -39,18 +39,23 @@ def settings_of(name: str, path: Path | None = None, holdout: tuple[int, ...] = 
 
 
 @pytest.fixture
-def loaded(request, tmp_path):
-    """Load the data set named by the test's parameter, from its real source."""
+def chosen(request, tmp_path):
+    """The data set named by the test's parameter, from its real source."""
     path = None
     if request.param == "uci_har":
         path = request.getfixturevalue("uci_har_zip")
     if request.param == "folder":
         path = tmp_path / "own"
         folder.write_folder(path, *load(settings_of("synthetic")))
-    return load(settings_of(request.param, path))
+    return settings_of(request.param, path)
 
 
-every_data_set = pytest.mark.parametrize("loaded", sorted(DATASETS), indirect=True)
+@pytest.fixture
+def loaded(chosen):
+    return load(chosen)
+
+
+every_data_set = pytest.mark.parametrize("chosen", sorted(DATASETS), indirect=True)
 
 
 def prints(x: Iterable[np.ndarray]) -> Counter[str]:
@@ -106,6 +111,53 @@ def test_every_client_holds_one_persons_windows_and_nothing_is_lost_or_doubled(l
 
 
 @every_data_set
+def test_people_one_by_one_are_the_training_people(chosen):
+    train, _ = load(chosen)
+    clients = training_people(chosen)
+    assert list(clients.ids) == train.people
+    for partition, person in enumerate(clients.ids):
+        assert clients[partition].x.tobytes() == train.of([person]).x.tobytes()
+        assert clients[partition].people == [person]
+
+
+def test_people_with_a_file_each_are_read_when_they_are_asked_for(tmp_path):
+    folder.write_folder(tmp_path / "own", *load(settings_of("synthetic")))
+    (tmp_path / "own" / "person_3.npz").write_bytes(b"torn")
+    clients = training_people(settings_of("folder", tmp_path / "own", holdout=(1,)))
+    assert list(clients.ids) == [2, 3, 4]
+    assert clients[0].people == [2]
+    with pytest.raises(UserError, match=r"person_3\.npz: expected an npz file"):
+        clients[1]
+    with pytest.raises(UserError, match=r"unknown people \[5\]"):
+        training_people(settings_of("folder", tmp_path / "own", holdout=(5,)))
+
+
+@given(people_and_labels, st.integers(5, 40), st.integers(1, 3))
+def test_virtual_people_are_runs_of_one_real_persons_windows(windows, people, size):
+    assume(all(len(part) >= size for part in by_person(windows)))
+    found = cut(windows, people, size)
+    assert found.people == list(range(1, people + 1))
+    runs = {
+        real.x[start : start + size].tobytes() for real in by_person(windows) for start in range(len(real) - size + 1)
+    }
+    for part in by_person(found):
+        assert len(part) == size
+        assert part.x.tobytes() in runs
+    runs_each = people // len(windows.people)
+    for real in by_person(windows):
+        if len(real) <= runs_each * size:
+            assert set(prints(real.x)) <= set(prints(found.x)), "a window was left out"
+
+
+def test_too_few_virtual_people_or_windows_are_refused():
+    windows = make_windows([1, 1, 2], [0, 0, 0])
+    with pytest.raises(UserError, match="at least 2 virtual people"):
+        cut(windows, 1, 1)
+    with pytest.raises(UserError, match="person 2 has 1 windows, fewer than the 2 asked for"):
+        cut(windows, 4, 2)
+
+
+@every_data_set
 def test_statistics_of_people_add_up_to_the_pooled_ones(loaded):
     train, _ = loaded
     parts = [ChannelStatistics.of(client) for client in by_person(train)]
@@ -115,7 +167,7 @@ def test_statistics_of_people_add_up_to_the_pooled_ones(loaded):
     np.testing.assert_allclose(pooled.std, train.x.std(axis=(0, 2), dtype=np.float64), rtol=1e-9)
 
 
-@pytest.mark.parametrize("loaded", ["watch", "synthetic"], indirect=True)
+@pytest.mark.parametrize("chosen", ["watch", "synthetic"], indirect=True)
 def test_acceleration_is_in_g_and_rotation_in_radians(loaded):
     train, _ = loaded
     acc, gyro = (np.linalg.norm(train.x[:, list(triad.channels)], axis=1) for triad in train.meta.triads)

@@ -183,6 +183,21 @@ def test_a_killed_centralized_run_resumes_to_the_same_encoder(tmp_path: Path) ->
     assert [row["round"] for row in read_metrics(tmp_path / "killed" / "metrics.jsonl")] == list(range(1, 9))
 
 
+def test_many_virtual_people_of_whom_few_train_in_a_round(tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    split = [sys.executable, "-m", "shared.data", "split", "synthetic", "--virtual", "300", "8", "--out", str(many)]
+    subprocess.run(split, cwd=ROOT, check=True, capture_output=True)
+    few = ["data.name=folder", f"data.path={many}", "federation.fraction=0.02", "federation.rounds=2"]
+    done = run("simulation", tmp_path, "--engine", "inprocess", "--name", "few", *few)
+    assert done.returncode == 0, done.stderr
+    rows = list(read_metrics(tmp_path / "few" / "metrics.jsonl"))
+    assert [row["clients"] for row in rows if row["kind"] == "round"] == [6, 6]
+    (many / "person_7.npz").write_bytes(b"torn")
+    done = run("simulation", tmp_path, "--engine", "inprocess", "--name", "torn", *few)
+    assert (done.returncode, "person_7.npz" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "torn").exists()
+
+
 @pytest.mark.parametrize("module", ["simulation", "centralized_baseline"])
 def test_bad_input_exits_with_two_and_one_readable_message(module: str, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()

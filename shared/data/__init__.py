@@ -1,9 +1,11 @@
 """Data sets by name, each as one pair of windows: training people and test people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared.data import folder, synthetic, uci_har, watch
+from shared.data.partition import by_person
 from shared.data.windows import Windows
 from shared.errors import UserError, choose
 from shared.settings import Settings
@@ -43,20 +45,58 @@ def load(settings: DataSettings) -> tuple[Windows, Windows]:
     """
     train, test = choose("data set", DATASETS, settings.name)(settings.path)
     if settings.holdout:
-        train, test = hold_out(train, settings.holdout)
+        rest = without(train.people, settings.holdout, train.meta.name)
+        train, test = train.of(rest), train.of(list(settings.holdout))
     if both := sorted(set(train.people) & set(test.people)):
         raise UserError(f"{settings.name}: people {both} are in both the training and the test part")
     return train, test
 
 
-def hold_out(train: Windows, people: tuple[int, ...]) -> tuple[Windows, Windows]:
-    """Split the training part into those who stay and the named people, who become the test part.
+def without(people: Sequence[int], holdout: Collection[int], name: str) -> list[int]:
+    """Return the training people who stay when some are held out.
 
     Raises:
-        UserError: A person who is not in the training part, or nobody left to train on.
+        UserError: A held-out person who is not there, or nobody left to train on.
     """
-    test = train.of(list(people))
-    rest = [person for person in train.people if person not in people]
+    if missing := sorted(set(holdout) - set(people)):
+        raise UserError(f"{name}: unknown people {missing}; there are {list(people)}")
+    rest = [person for person in people if person not in holdout]
     if not rest:
-        raise UserError(f"{train.meta.name}: holdout {sorted(people)} leaves nobody to train on")
-    return train.of(rest), test
+        raise UserError(f"{name}: holdout {sorted(holdout)} leaves nobody to train on")
+    return rest
+
+
+@dataclass(frozen=True)
+class People:
+    """People's windows, one person after another in ascending order of their ids.
+
+    Args:
+        ids: Of the people; the i-th is the client with partition-id i.
+        read: Returns the windows of the person with an id.
+    """
+
+    ids: Sequence[int]
+    read: Callable[[int], Windows]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, partition: int) -> Windows:
+        return self.read(self.ids[partition])
+
+
+def training_people(settings: DataSettings) -> People:
+    """Return the training people, as the clients of a federation.
+
+    Those who have a file each are read, and checked, when they are asked for, so that memory does not grow with their
+    number.
+
+    Raises:
+        UserError: As ``load``; about a file of one person, when it is read.
+    """
+    if settings.name == "folder":
+        files = folder.PersonFiles(settings.path)
+        train = [person for person in files.people if person not in files.test_people]
+        return People(without(train, settings.holdout, files.meta.name), files.read)
+    windows, _ = load(settings)
+    return People(windows.people, dict(zip(windows.people, by_person(windows), strict=True)).__getitem__)

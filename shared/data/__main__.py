@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     if options.command == "info":
         info(_settings(options), console)
     elif options.command == "split":
-        people = split_people(_settings(options), options.out)
+        people = split_people(_settings(options), options.out, options.virtual)
         console.print(f"{options.out}: one file each for {len(people)} people: {people}", soft_wrap=True)
     else:
         download_uci_har(download_target(), options.url, options.outer_sha256, options.inner_sha256)
@@ -107,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
             help="training people to test on in place of the data set's own test people",
         )
     split.add_argument("--out", type=Path, required=True, help="new folder; dataset.json and person_<id>.npz")
+    split.add_argument(
+        "--virtual",
+        type=int,
+        nargs=2,
+        metavar=("PEOPLE", "WINDOWS"),
+        help="cut the people into this many virtual ones of this many windows, to try how a federation grows",
+    )
     fetch = commands.add_parser("download", help="fetch a data set into the cache folder (FEDHAR_CACHE)")
     fetch.add_argument("name", choices=["uci_har"], help="61 MB; not for commercial use, cite its paper")
     fetch.add_argument("--url", default=URL, help="a mirror of the official zip (default: %(default)s)")

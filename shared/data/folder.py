@@ -28,6 +28,7 @@ import re
 import secrets
 import shutil
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 
 from shared.data.archive import DAMAGE
+from shared.data.partition import by_person
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError, nearest
 from shared.files import open_atomic, write_atomic
@@ -72,28 +74,63 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
     Raises:
         UserError: A missing or damaged file, or windows that do not fit the description or one another.
     """
-    if path is None:
-        raise UserError("data set folder needs a path: set data.path to the folder that holds dataset.json")
-    description = _read_description(path)
-    meta = _meta(description, path / DESCRIPTION)
-    files = _person_files(path)
-    if missing := sorted(set(description.test_people) - set(files)):
-        raise UserError(
-            f"{path / DESCRIPTION}: test_people {missing} have no file person_<id>.npz; found {sorted(files)}"
-        )
-    parts = [_read_person(file, person, meta) for person, file in sorted(files.items())]
-    _check_lengths(parts, files)
+    files = PersonFiles(path)
+    parts = [files.read(person) for person in files.people]
     windows = Windows(
         x=np.concatenate([part.x for part in parts]),
         y=np.concatenate([part.y for part in parts]),
         subject=np.concatenate([part.subject for part in parts]),
-        meta=meta,
+        meta=files.meta,
         features=np.concatenate([part.features for part in parts if part.features is not None])
-        if meta.feature_names
+        if files.meta.feature_names
         else None,
     )
-    test = np.isin(windows.subject, description.test_people)
+    test = np.isin(windows.subject, files.test_people)
     return windows[~test], windows[test]
+
+
+class PersonFiles:
+    """A folder whose people are read one by one, so that memory need not grow with their number.
+
+    Args:
+        path: The folder; its layout is in the module's docstring.
+
+    Raises:
+        UserError: No folder is named, its description is bad, or files are missing or misnamed.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        if path is None:
+            raise UserError("data set folder needs a path: set data.path to the folder that holds dataset.json")
+        description = _read_description(path)
+        self.meta = _meta(description, path / DESCRIPTION)
+        self._files = _person_files(path)
+        self.people = sorted(self._files)
+        self.test_people = description.test_people
+        if missing := sorted(set(self.test_people) - set(self.people)):
+            raise UserError(
+                f"{path / DESCRIPTION}: test_people {missing} have no file person_<id>.npz; found {self.people}"
+            )
+
+    def read(self, person: int) -> Windows:
+        """Return one person's windows, which are checked against the description and the first person's.
+
+        Raises:
+            UserError: A damaged file, or windows that do not fit.
+        """
+        windows = _read_person(self._files[person], person, self.meta)
+        if (found := windows.x.shape[2]) != self._samples:
+            raise UserError(
+                f"{self._files[person]}: expected windows of {self._samples} samples as in "
+                f"{self._files[self.people[0]].name}, found {found}"
+            )
+        return windows
+
+    @cached_property
+    def _samples(self) -> int:
+        """T of the first person."""
+        first = self.people[0]
+        return int(_read_person(self._files[first], first, self.meta).x.shape[2])
 
 
 def write_folder(folder: Path, train: Windows, test: Windows) -> None:
@@ -116,8 +153,8 @@ def write_folder(folder: Path, train: Windows, test: Windows) -> None:
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         for part in (train, test):
-            for person in part.people:
-                _write_person(temporary / f"person_{person}.npz", part.of([person]))
+            for windows in by_person(part):
+                _write_person(temporary / f"person_{windows.people[0]}.npz", windows)
         write_atomic(temporary / DESCRIPTION, _describe(train.meta, test.people))
         temporary.replace(folder)
     except OSError as error:
@@ -284,14 +321,3 @@ def _labels(path: Path, y: NDArray[Any], n: int, classes: tuple[str, ...]) -> ND
     if y.min() < 0 or y.max() >= len(classes):
         raise UserError(f"{path}: expected labels 0..{len(classes) - 1}, found {y.min()}..{y.max()}")
     return y.astype(np.int64)
-
-
-def _check_lengths(parts: list[Windows], files: dict[int, Path]) -> None:
-    """Check that all people's windows have the same number of samples."""
-    samples = parts[0].x.shape[2]
-    for part in parts[1:]:
-        if part.x.shape[2] != samples:
-            first, other = files[parts[0].people[0]], files[part.people[0]]
-            raise UserError(
-                f"{other}: expected windows of {samples} samples as in {first.name}, found {part.x.shape[2]}"
-            )

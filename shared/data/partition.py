@@ -1,5 +1,7 @@
 """Who holds which windows, and which of them are labelled."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,39 @@ def by_person(windows: Windows) -> list[Windows]:
 
     Each part holds all windows of its person, in their original order, and no other window.
     """
-    return [windows.of([person]) for person in windows.people]
+    order = np.argsort(windows.subject, kind="stable")
+    starts = np.searchsorted(windows.subject[order], windows.people[1:])
+    return [windows[rows] for rows in np.split(order, starts)] if len(windows) else []
+
+
+def cut(windows: Windows, people: int, size: int) -> Windows:
+    """Make many virtual people of few real ones: each is a run of consecutive windows of one real person.
+
+    Real people are cut into nearly the same number of runs, which begin at even distances and overlap where there are
+    not enough windows.
+
+    Args:
+        windows: Of the real people.
+        people: Number of virtual people; their ids are 1 to ``people``.
+        size: Windows of each.
+
+    Raises:
+        UserError: Fewer virtual people than real ones, or a real person with fewer windows than ``size``.
+    """
+    real, name = by_person(windows), windows.meta.name
+    if size < 1 or people < len(real):
+        raise UserError(
+            f"{name}: expected at least {len(real)} virtual people, one of each real person, and at least 1 window of "
+            f"each; found {people} and {size}"
+        )
+    rows = []
+    for part, runs in zip(real, np.array_split(np.arange(people), len(real)), strict=True):
+        if len(part) < size:
+            raise UserError(f"{name}: person {part.people[0]} has {len(part)} windows, fewer than the {size} asked for")
+        starts = np.linspace(0, len(part) - size, len(runs)).round().astype(np.int64)
+        own = np.flatnonzero(windows.subject == part.people[0])
+        rows.append(own[starts[:, None] + np.arange(size)].ravel())
+    return replace(windows[np.concatenate(rows)], subject=np.repeat(np.arange(1, people + 1), size))
 
 
 def draw_labels(windows: Windows, per_class: int | None, seed: int) -> NDArray[np.int64]:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from shared.data import DataSettings, load
 from shared.data.folder import write_folder
+from shared.data.partition import cut
 from shared.errors import UserError
 
 
-def split_people(settings: DataSettings, out: Path) -> list[int]:
+def split_people(settings: DataSettings, out: Path, virtual: tuple[int, int] | None = None) -> list[int]:
     """Write the training people's windows in the layout of ``shared.data.folder``, one file per person.
 
     The folder is a data set of its own, in which everybody trains; a client needs its person's file and
@@ -16,15 +17,18 @@ def split_people(settings: DataSettings, out: Path) -> list[int]:
     Args:
         settings: The data set; people it holds out for tests are left out.
         out: A folder that does not exist yet.
+        virtual: Cut the people into so many virtual ones, of so many windows each (``shared.data.partition.cut``).
 
     Returns:
         The people's ids in ascending order: the i-th is the client with partition-id i.
 
     Raises:
-        UserError: Bad data, or a folder that exists or cannot be written.
+        UserError: Bad data, more virtual people than can be cut, or a folder that exists or cannot be written.
     """
     if out.exists():
         raise UserError(f"{out} exists already and is not overwritten; name a new folder")
     train, _ = load(settings)
+    if virtual:
+        train = cut(train, *virtual)
     write_folder(out, train, train[:0])
     return train.people
