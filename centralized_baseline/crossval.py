@@ -18,7 +18,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from centralized_baseline.__main__ import train_centralized
@@ -51,7 +50,7 @@ class Variant(BaseModel):
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """What the list below the table calls it."""
         return " ".join(self.settings) or "as configured"
 
     def accuracy(self, regime: str) -> dict[str, float]:
@@ -92,6 +91,8 @@ def main(arguments: list[str]) -> None:
         write_atomic(folder / RESULT, _to_json(folds, variants, options.regimes))
     console = Console()
     console.print(_table(variants, options.regimes, folds))
+    for number, one in enumerate(variants, 1):
+        console.print(f"{number:>4}  {one.name}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {folder / RESULT}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -210,7 +211,7 @@ def _table(variants: Sequence[Variant], regimes: Sequence[str], folds: Sequence[
     """Return mean ± spread of the accuracy in percent by variant, and how it compares with the first, by person."""
     first, last = variants[0], "all" if "all" in regimes else regimes[-1]
     table = Table(
-        Column("variant", overflow="fold"),
+        Column("variant", justify="right"),
         title=f"Linear probe of held-out training people: accuracy in %, mean ± deviation over {len(folds)} folds",
         caption=f"difference: to the first variant in regime {last!r}, percentage points, mean over people and its "
         "95 % bootstrap interval",
@@ -218,10 +219,10 @@ def _table(variants: Sequence[Variant], regimes: Sequence[str], folds: Sequence[
     )
     for heading in (*regimes, "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for variant in variants:
+    for number, variant in enumerate(variants, 1):
         scores = [variant.accuracy(regime) for regime in regimes]
         table.add_row(
-            escape(variant.name),
+            str(number),
             *(f"{100 * score['mean']:.1f} ±{100 * score['std']:.1f}" for score in scores),
             "" if variant is first else _difference(variant, first, last),
         )

@@ -73,7 +73,9 @@ def test_settings_that_go_together_are_compared_with_the_configuration_as_it_is(
     together = "tasks.contrastive.enabled=false tasks.features.enabled=true"
     main(["--config", str(config_file), "--variant", together, *FEW])
     assert [variant["settings"] for variant in result(runs / "tiny-crossval")["variants"]] == [[], together.split()]
-    assert "as configured" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "   1  as configured\n" in printed
+    assert f"   2  {together}\n" in printed
     folders = sorted((runs / "tiny-crossval").glob("variant-*/fold-1"))
     tasks = [list(load_config(folder / "config.yaml").enabled_tasks) for folder in folders]
     assert tasks == [["contrastive"], ["features"]]
