@@ -9,7 +9,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -24,10 +24,9 @@ from shared.checkpoint import Snapshot, load_encoder, load_snapshot
 from shared.config import DEFAULTS, Config, load_config
 from shared.data import load
 from shared.errors import UserError, run_command
-from shared.evaluate import encoded, probe
+from shared.evaluate import draw_regime, encoded, probe
 from shared.exchange import PREFIX, Manifest, incoming
 from shared.files import write_atomic
-from shared.processor import keep_memory
 from simulation.__main__ import simulate
 
 _LOOK_SECONDS = 0.05
@@ -50,13 +49,17 @@ def main(arguments: list[str]) -> None:
         UserError: Rounds to look at that the run does not have, or a run that failed.
     """
     options = _parser().parse_intermixed_args(arguments)
-    console, points = Console(), list[Point]()
-    keep_memory()
-    for upload in options.uploads:
-        config = load_config(options.config, [*options.overrides, f"federation.upload={upload}"])
-        if missing := [number for number in options.at if not 0 <= number <= config.federation.rounds]:
-            raise UserError(f"--at: there is no round {missing[0]} in a run of {config.federation.rounds} rounds")
-        points += _follow(config, options)
+    uploads = [f"federation.upload={upload}" for upload in options.uploads]
+    configs = [load_config(options.config, [*options.overrides, upload]) for upload in uploads]
+    rounds = configs[0].federation.rounds
+    if missing := [number for number in options.at if not 0 <= number <= rounds]:
+        raise UserError(f"--at: there is no round {missing[0]} in a run of {rounds} rounds")
+    if options.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, found {options.seeds}")
+    train, _ = load(configs[0].data)
+    for regime in options.regimes:
+        draw_regime(train, regime, seed=0)  # refuses a bad one before the work is done
+    console, points = Console(), [point for config in configs for point in _follow(config, options)]
     console.print(_table(points, options.regimes))
     write_atomic(options.out, _chart(points, options.regimes))
     console.print(f"wrote {options.out}", highlight=False, soft_wrap=True)
@@ -111,9 +114,10 @@ def _keeping(checkpoints: Path, kept: Path, rounds: Sequence[int]) -> Iterator[N
     def look() -> None:
         for number in rounds:
             file = checkpoints / f"step-{number:06d}.safetensors"
-            if file.exists() and not (target := kept / str(number) / file.name).exists():
-                target.parent.mkdir(parents=True)
-                shutil.copy(file, target)
+            if not (target := kept / str(number) / file.name).exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # not there yet, or gone already, which is told in the end
+                    shutil.copy(file, target)
 
     def keep_looking() -> None:
         while not ended.wait(_LOOK_SECONDS):
@@ -151,15 +155,15 @@ def _chart(points: Sequence[Point], regimes: Sequence[str]) -> str:
     by_round, by_bytes = figure.subplots(1, 2, sharey=True)
     for colour, upload in enumerate(dict.fromkeys(point.upload for point in points)):
         own = [point for point in points if point.upload == upload]
-        sending = [point for point in own if point.sent]  # a logarithm has no place for the untrained encoder
+        sending = [point for point in own if point.round]  # a logarithm has no place for the untrained encoder
         for style, regime in zip(cycle(("-", "--", ":", "-.")), regimes, strict=False):
             look = {"color": f"C{colour}", "ls": style, "marker": "o", "ms": 3, "capsize": 2}
             for axes, shown, x in (
                 (by_round, own, [point.round for point in own]),
                 (by_bytes, sending, [point.sent / 1e6 for point in sending]),
             ):
-                mean, std = zip(*(point.accuracy[regime] for point in shown), strict=True)
-                axes.errorbar(x, 100 * np.array(mean), 100 * np.array(std), label=f"{upload}, {regime}", **look)
+                scores = 100 * np.array([point.accuracy[regime] for point in shown]).reshape(-1, 2)
+                axes.errorbar(x, scores[:, 0], scores[:, 1], label=f"{upload}, {regime}", **look)
     by_round.set(xlabel="rounds", ylabel="accuracy on the test people, %")
     by_bytes.set(xscale="log", xlabel="sent up by a client so far, MB")
     by_round.legend(title="upload, labels")

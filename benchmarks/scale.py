@@ -120,7 +120,12 @@ def _run(module: Sequence[str], runs: Path) -> int:
         process = subprocess.Popen(
             [sys.executable, "-m", *module], cwd=ROOT, env=environment, stdout=told, stderr=subprocess.STDOUT
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
         if status:
             told.seek(0)
             raise UserError(f"python -m {' '.join(module)} failed: {told.read()[-1000:].strip()}")

@@ -16,11 +16,11 @@ def set_up_process(threads: int) -> None:
 
 
 def keep_memory() -> None:
-    """Keep memory that was freed for the next tensors, to the end of the process.
+    """Keep memory that was freed for the next tensors, to the end of the process; to be called before threads start.
 
     A training step frees all that it took. As it comes, glibc hands large pieces back to the system, which has to clear
-    them page by page when the next step takes them again: up to a tenth of a step. Where there is another C library,
-    nothing changes.
+    them page by page when the next step takes them again: up to a tenth of a step. A heap that a thread has begun
+    already goes on being given back. Where there is another C library, nothing changes.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

@@ -17,6 +17,7 @@ from shared.config import Config, load_config
 from shared.data import training_people
 from shared.errors import UserError, run_command
 from shared.metrics import METRICS, read_metrics
+from shared.processor import keep_memory
 from shared.progress import RunProgress, RunWatcher
 from shared.runs import FAILURE, open_run, run_folder, run_parser
 from shared.train import rehearse
@@ -43,8 +44,11 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
     Raises:
         UserError: Bad data, a folder that cannot be used, or a run that failed; the reason is told.
     """
+    keep_memory()
     clients = training_people(config.data)
     people = len(clients)
+    if not people:
+        raise UserError(f"the data set {config.data.name!r} has no training people")
     if config.federation.min_clients > people:
         raise UserError(
             f"federation.min_clients is {config.federation.min_clients}, but the data set {config.data.name!r} has "

@@ -17,7 +17,7 @@ SHORT = {
     "python -m simulation --config configs/uci_har.yaml": f"federation.rounds=2 {THREE_PEOPLE}",
     "python -m benchmarks.scale": "--data synthetic --people 12 --cohorts 3 6",
     "python -m benchmarks.curve": "--config configs/demo.yaml data.name=synthetic federation.min_clients=4 "
-    "federation.rounds=2 --at 0 1 2 --seeds 1",
+    "federation.rounds=6 --at 0 2 6 --seeds 1",
     "python -m benchmarks": f"--rounds 2 {THREE_PEOPLE}",
     "python -m simulation": "federation.rounds=2",
     "python -m centralized_baseline ": "centralized.epochs=1",

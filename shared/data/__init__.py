@@ -89,7 +89,7 @@ def training_people(settings: DataSettings) -> People:
     """Return the training people, as the clients of a federation.
 
     Those who have a file each are read, and checked, when they are asked for, so that memory does not grow with their
-    number.
+    number; test people, who are no clients, are not read.
 
     Raises:
         UserError: As ``load``; about a file of one person, when it is read.
@@ -97,6 +97,8 @@ def training_people(settings: DataSettings) -> People:
     if settings.name == "folder":
         files = folder.PersonFiles(settings.path)
         train = [person for person in files.people if person not in files.test_people]
-        return People(without(train, settings.holdout, files.meta.name), files.read)
+        if settings.holdout:
+            train = without(train, settings.holdout, files.meta.name)
+        return People(train, files.read)
     windows, _ = load(settings)
     return People(windows.people, dict(zip(windows.people, by_person(windows), strict=True)).__getitem__)

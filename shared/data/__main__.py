@@ -20,6 +20,9 @@ from shared.data.uci_har import download_target
 from shared.data.windows import Windows
 from shared.errors import run_command
 
+_LISTED = 50
+"""People whose ids are listed one by one."""
+
 
 def main(arguments: list[str]) -> None:
     """Run one of the commands.
@@ -33,7 +36,8 @@ def main(arguments: list[str]) -> None:
         info(_settings(options), console)
     elif options.command == "split":
         people = split_people(_settings(options), options.out, options.virtual)
-        console.print(f"{options.out}: one file each for {len(people)} people: {people}", soft_wrap=True)
+        ids = people if len(people) <= _LISTED else f"{people[0]} to {people[-1]}"
+        console.print(f"{options.out}: one file each for {len(people)} people: {ids}", soft_wrap=True)
     else:
         download_uci_har(download_target(), options.url, options.outer_sha256, options.inner_sha256)
         console.print(f"UCI HAR is at {download_target()}, both checksums are right", soft_wrap=True)

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 
 from shared.data.archive import DAMAGE
-from shared.data.partition import by_person
+from shared.data.partition import each_person
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError, nearest
 from shared.files import open_atomic, write_atomic
@@ -153,7 +153,7 @@ def write_folder(folder: Path, train: Windows, test: Windows) -> None:
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         for part in (train, test):
-            for windows in by_person(part):
+            for windows in each_person(part):
                 _write_person(temporary / f"person_{windows.people[0]}.npz", windows)
         write_atomic(temporary / DESCRIPTION, _describe(train.meta, test.people))
         temporary.replace(folder)
