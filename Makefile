@@ -22,7 +22,7 @@ demo: setup ## federation, centralized baseline and probes on the embedded watch
 
 # Two at a time. Faults apart from the rest: they tell a client that hangs from one that is slow.
 test: setup ## all tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/test_faults.py
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_faults.py
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist load tests/test_faults.py
 
 lint: setup ## ruff and mypy

@@ -17,6 +17,14 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+LONG = ("test_readme", "test_deployment", "test_simulation", "test_network", "test_flower_app")
+"""They begin first, so that at the end no worker waits for another's long file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 def find_uci_har() -> Path | None:
     """Return the UCI HAR zip named by FEDHAR_UCI_HAR, or the one beside the project, if there is one."""
     named = os.environ.get("FEDHAR_UCI_HAR")
