@@ -83,7 +83,8 @@ def _run(config: Config, folder: Path, engine: str, people: int, watcher: RunWat
     from server.app import app as server_app
     from simulation.inprocess import run_in_process
 
-    parallel = max(1, (os.cpu_count() or 1) // config.train.threads)
+    # One more than the cores can compute for, so that they are busy while a client reads or writes its state.
+    parallel = max(1, (os.cpu_count() or 1) // config.train.threads) + 1
     # The server has the main thread, because that is where Ctrl-C arrives.
     with _flower_logs_to(folder / "flower.log"), watcher.in_background():
         run_in_process(server_app, client_app, people, run_config, parallel)
