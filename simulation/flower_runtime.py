@@ -4,6 +4,7 @@ A SuperLink of our own, on a free port of the loopback address and with a FLWR_H
 and is stopped with all that it started.
 """
 
+import os
 import socket
 import subprocess
 import tempfile
@@ -39,7 +40,7 @@ def run_with_ray(
         UserError: Flower did not start, or the run did not end as completed; the log is named.
     """
     # Below /tmp, whatever TMPDIR says: Ray puts sockets there, whose paths must be short.
-    with tempfile.TemporaryDirectory(prefix="fedhar-", dir="/tmp", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=f"fedhar-{os.getpid()}-", dir="/tmp", ignore_cleanup_errors=True) as name:
         home = Path(name)
         with log.open("ab") as log_file, _running_superlink(home, log_file) as address:
             superlink = SuperLink(home, address)
