@@ -35,7 +35,7 @@ class TrainSettings(Settings):
     weight_decay: NonNegativeFloat
     schedule: Literal["cosine", "constant"]
     warmup: float = Field(ge=0, lt=1)
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: PositiveInt
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -183,11 +183,22 @@ def test_an_unknown_regime_is_refused_before_any_work(split: tuple[Windows, Wind
 
 def test_c_is_as_good_on_held_out_people_as_that_of_a_grid_search(split: tuple[Windows, Windows]) -> None:
     train, z = split[0], StandardScaler().fit_transform(noisy(split[0]))
-    search = GridSearchCV(LogisticRegression(max_iter=5000), {"C": C_GRID}, cv=GroupKFold(3))
-    search.fit(z, train.y, groups=train.subject)
-    scores = dict(zip(C_GRID, search.cv_results_["mean_test_score"], strict=True))
-    assert min(scores.values()) < max(scores.values()) - 0.01
-    assert scores[choose_C(z, train.y, train.subject)] >= max(scores.values()) - 0.005
+    search = GridSearchCV(
+        LogisticRegression(max_iter=5000), {"C": C_GRID}, cv=GroupKFold(3), scoring="neg_log_loss"
+    ).fit(z, train.y, groups=train.subject)
+    assert C_GRID[0] < search.best_params_["C"] < C_GRID[-1]
+    assert choose_C(z, train.y, train.subject) == search.best_params_["C"]
+
+
+def test_a_class_that_one_person_alone_shows_does_not_choose_c() -> None:
+    """With that person held out it cannot be fitted: it has no probability, and says nothing about C."""
+    rng = np.random.default_rng(2)
+    people, y = np.repeat(np.arange(9), 20), np.tile([0, 1], 90)
+    z = rng.standard_normal((180, 8))
+    z[:, 0] += 1.5 * y
+    alone = np.append(z, np.full((5, 8), 3.0), axis=0), np.append(y, np.full(5, 2)), np.append(people, np.full(5, 0))
+    assert C_GRID[0] < choose_C(z, y, people) < C_GRID[-1]
+    assert abs(C_GRID.index(choose_C(*alone)) - C_GRID.index(choose_C(z, y, people))) <= 1
 
 
 def test_c_is_chosen_with_people_held_out() -> None:
@@ -201,16 +212,17 @@ def test_c_is_chosen_with_people_held_out() -> None:
     z = own[people, y] + 0.5 * rng.standard_normal((300, 30))
     z[:, 0] += 1.5 * (2 * y - 1)
     mixed = rng.permutation(300) % 3
-    inside = {C: _accuracy_of_folds(z, y, mixed, C) for C in C_GRID}
-    across = {C: _accuracy_of_folds(z, y, people % 3, C) for C in C_GRID}
+    inside = {C: _loss_of_folds(z, y, mixed, C) for C in C_GRID}
+    across = {C: _loss_of_folds(z, y, people % 3, C) for C in C_GRID}
     chosen = choose_C(z, y, people)
-    assert chosen <= 1e-2 < 1e-1 <= max(inside, key=inside.__getitem__)
-    assert across[chosen] > across[C_GRID[-1]] + 0.05
+    assert chosen <= 3e-2 < 1e-1 <= min(inside, key=inside.__getitem__)
+    assert across[chosen] <= min(across.values()) + 0.01 < across[C_GRID[-1]] - 0.05
 
 
-def _accuracy_of_folds(z: np.ndarray, y: np.ndarray, fold: np.ndarray, C: float) -> float:
+def _loss_of_folds(z: np.ndarray, y: np.ndarray, fold: np.ndarray, C: float) -> float:
     fits = [LogisticRegression(C=C, max_iter=5000).fit(z[fold != k], y[fold != k]) for k in range(3)]
-    return float(np.mean([fit.score(z[fold == k], y[fold == k]) for k, fit in enumerate(fits)]))
+    judged = [log_loss(y[fold == k], fit.predict_proba(z[fold == k])) for k, fit in enumerate(fits)]
+    return float(np.mean(judged))
 
 
 def test_too_few_people_or_classes_to_choose_c(split: tuple[Windows, Windows]) -> None:

@@ -1,5 +1,7 @@
 """The training loop: reproducible, resumable at any epoch, and honest about trouble."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.model import Model, build_model, prepare
-from shared.train import EpochLog, build_optimizer, schedule, train_epochs
+from shared.train import EpochLog, build_optimizer, pick_precision, schedule, train_epochs
 
 
 def configure(*overrides: str) -> Config:
@@ -105,6 +107,21 @@ def test_bfloat16_trains_to_about_the_same_loss(person: Windows) -> None:
         assert all(p.dtype == torch.float32 for p in model.parameters())
     assert final["bfloat16"] == pytest.approx(final["float32"], rel=0.05)
     assert final["bfloat16"] != final["float32"]
+
+
+def test_the_precision_is_what_the_processor_computes_in_or_what_is_asked_for(person: Windows) -> None:
+    """Linux tells which instructions there are; where there is none for bfloat16, auto is float32."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    able = "avx512_bf16" in flags or "amx_bf16" in flags
+    cpu = torch.device("cpu")
+    assert pick_precision("auto", cpu) == (torch.bfloat16 if able else torch.float32)
+    assert pick_precision("auto", torch.device("mps")) == torch.float32
+    final = {}
+    for precision in ("auto", "bfloat16" if able else "float32"):
+        config = configure(f"train.precision={precision}")
+        model, optimizer = build(config, person)
+        final[precision] = train(config, person, model, optimizer, range(2))[-1].loss
+    assert len(set(final.values())) == 1
 
 
 def test_a_loss_that_is_not_finite_names_its_task(person: Windows) -> None:
