@@ -33,6 +33,7 @@ def measure_rounds(config: Config) -> list[Row]:
     """Time rounds of both engines against bare loops in as many processes or threads."""
     people = len(training_people(config.data))
     workers = max(1, (os.cpu_count() or 1) // config.train.threads)
+    work = f"local_epochs={config.federation.local_epochs}, precision={config.train.precision}"
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch:
         for engine, executor in (("ray", _processes), ("inprocess", _threads)):
@@ -46,7 +47,7 @@ def measure_rounds(config: Config) -> list[Row]:
             short = config.model_copy(update={"federation": config.federation.model_copy(update={"rounds": 1})})
             peak = _peak_memory(partial(simulate, short, Path(scratch) / f"{engine}-memory", engine))
             rows += [
-                (f"round of {people} clients, {engine}", f"{flower:.2f} s", ""),
+                (f"round of {people} clients, {engine} ({work})", f"{flower:.2f} s", ""),
                 (
                     f"Flower round ({engine}) / bare loop in {workers} {executor_name(engine)}",
                     f"{flower / bare:.2f}",

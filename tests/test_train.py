@@ -1,7 +1,5 @@
 """The training loop: reproducible, resumable at any epoch, and honest about trouble."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -109,16 +107,30 @@ def test_bfloat16_trains_to_about_the_same_loss(person: Windows) -> None:
     assert final["bfloat16"] != final["float32"]
 
 
-def test_the_precision_is_what_the_processor_computes_in_or_what_is_asked_for(person: Windows) -> None:
-    """Linux tells which instructions there are; where there is none for bfloat16, auto is float32."""
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    able = "avx512_bf16" in flags or "amx_bf16" in flags
-    cpu = torch.device("cpu")
-    assert pick_precision("auto", cpu) == (torch.bfloat16 if able else torch.float32)
-    assert pick_precision("auto", torch.device("mps")) == torch.float32
+@pytest.mark.parametrize(
+    ("device", "capabilities", "expected"),
+    [
+        ("cpu", {"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ("cpu", {"sve": True}, torch.float32),
+        ("mps", {"avx512_bf16": True}, torch.float32),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_processor_computes_in_it(
+    device: str, capabilities: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert pick_precision("auto", torch.device(device)) == expected
+    assert pick_precision("float32", torch.device(device)) == torch.float32
+    assert pick_precision("bfloat16", torch.device(device)) == torch.bfloat16
+
+
+def test_auto_trains_as_the_precision_that_this_processor_has(person: Windows) -> None:
+    own = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[pick_precision("auto", torch.device("cpu"))]
     final = {}
-    for precision in ("auto", "bfloat16" if able else "float32"):
-        config = configure(f"train.precision={precision}")
+    for precision in ("auto", own):
+        config = configure(f"train.precision={precision}", "train.device=cpu")
         model, optimizer = build(config, person)
         final[precision] = train(config, person, model, optimizer, range(2))[-1].loss
     assert len(set(final.values())) == 1
