@@ -58,7 +58,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the type that the encoder computes in; "auto" takes bfloat16 on CUDA and x86 that have instructions for it.
+    """Return the type that the encoder computes in; "auto" takes bfloat16 on CUDA and x86 that can compute in it.
 
     Without them it would be computed in float32 and rounded, which is slower than float32.
     """

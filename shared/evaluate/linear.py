@@ -23,7 +23,7 @@ from shared.evaluate.representation import Embeddings
 from shared.evaluate.selection import draw_regime, held_out_folds
 
 C_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-"""Inverse strengths of the L2 penalty to choose from, strongest penalty first; on UCI HAR, weaker ones changed nothing."""
+"""Inverse strengths of the L2 penalty, strongest penalty first; weaker ones changed nothing on UCI HAR."""
 
 SEARCH_STEPS = 200
 SEARCH_TOLERANCE = 3e-4
@@ -81,8 +81,8 @@ def choose_C(z: Embeddings, y: NDArray[np.int64], people: NDArray[np.int64]) -> 
     """Return the C of ``C_GRID`` with the lowest log-loss on held-out people; the strongest penalty wins ties.
 
     The log-loss is a proper score (Gneiting and Raftery 2007) and moves with every window. Accuracy on few labels is so
-    coarse that chance decides, and on the folds of UCI HAR it chose worse: docs/results.md. Held-out windows of a class that
-    was not fitted say nothing; where no other windows are, the strongest penalty is chosen.
+    coarse that chance decides, and on the folds of UCI HAR it chose worse: docs/results.md. Held-out windows of a class
+    that was not fitted say nothing; where no other windows are, the strongest penalty is chosen.
 
     Args:
         z: float32 (N, D), standardised embeddings of labelled windows.

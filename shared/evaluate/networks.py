@@ -6,10 +6,10 @@
   BatchNorm statistics stay as they are, and a larger one for the head.
 - "supervised": the same network from scratch, on the same augmented windows.
 
-Each trains a network of its own, in float32: what it is given stays as it was. How many passes over the labelled windows
-are best is chosen by accuracy with training people held out, and all labelled windows are then used for that many. Weights are averaged
-over the last steps (Polyak and Juditsky 1992; here with exponentially falling weights), so that every pass ends with a
-usable network at a constant learning rate.
+Each trains a network of its own, in float32: what it is given stays as it was. How many passes over the labelled
+windows are best is chosen by accuracy with training people held out, and all labelled windows are then used for that
+many. Weights are averaged over the last steps (Polyak and Juditsky 1992; here with exponentially falling weights), so
+that every pass ends with a usable network at a constant learning rate.
 
 The recipes of "finetune" and "supervised" were chosen on UCI HAR with a third of its 21 training people held out, from
 three learning rates and two or three sets of augmentations each; most of them differed by less than two seeds do. Its
