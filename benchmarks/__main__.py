@@ -16,11 +16,15 @@ from rich.table import Table
 from benchmarks.rounds import measure_rounds
 from benchmarks.steps import measure_steps
 from shared.config import load_config
-from shared.errors import run_command
+from shared.errors import UserError, run_command
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line, measure and print one table."""
+    """Parse the command line, measure and print one table.
+
+    Raises:
+        UserError: Settings that do not fit, or too few rounds.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure a training step, a Flower round, memory and bytes, as ratios taken side by side.",
@@ -32,6 +36,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as encoder.name=resnet1d")
     parser.add_argument("--rounds", type=int, default=6, help="Flower rounds to time (default: %(default)s)")
     options = parser.parse_intermixed_args(arguments)
+    if options.rounds < 2:
+        raise UserError(f"--rounds must be at least 2, because the first one warms up; found {options.rounds}")
     config = load_config(options.config, [*options.overrides, f"federation.rounds={options.rounds}"])
     console = Console()
     console.print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
