@@ -41,7 +41,7 @@ SPEED_LOG_STD = 0.4
 CURVE_WAVES = 4
 """Half waves that a smooth random curve has in a window, at most."""
 
-TILT_DEGREES = 15.0
+TILT_DEGREES = 30.0
 """Largest angle of ``tilt``."""
 
 SEGMENTS = 4

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
@@ -73,6 +74,25 @@ class Task(nn.Module, ABC):
         """Return the scalar loss of the encoded views (M, D), with the targets that ``views`` gave."""
 
 
+class _BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation (Ioffe and Szegedy 2015); a batch of one, which has no spread, by the running statistics."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input) > 1:
+            return super().forward(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return the head that all tasks use: one hidden layer with ReLU."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+    """Return the head that all tasks use: one hidden layer with ReLU, normalised before it and in it.
+
+    Pooled means, maxima and spreads differ in size by orders of magnitude. Normalised, all of them reach the head, and
+    the gradients of all tasks reach the encoder, alike.
+    """
+    return nn.Sequential(
+        _BatchNorm(inputs),
+        nn.Linear(inputs, hidden, bias=False),  # the norm that follows would take a bias away again
+        _BatchNorm(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, outputs),
+    )
