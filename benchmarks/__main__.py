@@ -34,7 +34,9 @@ def main(arguments: list[str]) -> None:
         "--config", type=Path, default=Path("configs/demo.yaml"), help="YAML file (default: %(default)s)"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as encoder.name=resnet1d")
-    parser.add_argument("--rounds", type=int, default=6, help="Flower rounds to time (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=6, help="Flower rounds, at least 2: the first warms up (default: %(default)s)"
+    )
     options = parser.parse_intermixed_args(arguments)
     if options.rounds < 2:
         raise UserError(f"--rounds must be at least 2, because the first one warms up; found {options.rounds}")

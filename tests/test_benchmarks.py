@@ -9,5 +9,5 @@ from shared.errors import UserError
 @pytest.mark.parametrize("rounds", [-1, 0, 1])
 def test_needs_a_round_after_the_first(rounds: int) -> None:
     """The first round warms up and is not timed."""
-    with pytest.raises(UserError, match=rf"--rounds must be at least 2.*found {rounds}"):
+    with pytest.raises(UserError, match=rf"--rounds must be at least 2.*found {rounds}$"):
         main(["--rounds", str(rounds)])

@@ -186,4 +186,5 @@ def test_default_contrastive_views_keep_gravity() -> None:
     still = x[:, acceleration].std(dim=2).sum(dim=1).argsort()[:200]
     views = task.views(x[still], make_generator(2)).windows[:200, acceleration].mean(dim=2)
     cosine = torch.cosine_similarity(views, x[still][:, acceleration].mean(dim=2))
+    assert TILT_DEGREES <= 45  # beyond it, another axis may point down
     assert float(cosine.quantile(0.05)) > math.cos(math.radians(TILT_DEGREES + 5))

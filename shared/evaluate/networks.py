@@ -53,7 +53,7 @@ HIDDEN = 256
 """Units of the hidden layer of "head"."""
 
 TRANSFORMS = ("tilt", "scale", "jitter")
-"""Augmentations of labelled windows. All keep the direction of gravity, nearly, which tells sitting from standing."""
+"""Augmentations of labelled windows. Gravity, which tells sitting from standing, turns by ``TILT_DEGREES`` at most."""
 
 
 @dataclass(frozen=True)

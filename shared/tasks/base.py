@@ -75,7 +75,10 @@ class Task(nn.Module, ABC):
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation (Ioffe and Szegedy 2015); a batch of one, which has no spread, by the running statistics."""
+    """Batch normalisation (Ioffe and Szegedy 2015); a batch of one, which has no spread, by the running statistics.
+
+    They are mean 0 and variance 1 where there has never been a larger batch.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         if len(input) > 1:
@@ -86,8 +89,7 @@ class _BatchNorm(nn.BatchNorm1d):
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Return the head that all tasks use: one hidden layer with ReLU, normalised before it and in it.
 
-    Pooled means, maxima and spreads differ in size by orders of magnitude. Normalised, all of them reach the head, and
-    the gradients of all tasks reach the encoder, alike.
+    Pooled means, maxima and spreads differ in size by orders of magnitude; normalised, all of them count.
     """
     return nn.Sequential(
         _BatchNorm(inputs),
