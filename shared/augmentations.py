@@ -333,8 +333,8 @@ KEEPS_GRAVITY = frozenset(
 )
 """Transforms that leave the window mean of every total acceleration as it was.
 
-``tilt`` turns it by up to ``TILT_DEGREES``; ``time_warp``, ``resize_crop`` and ``mask_time`` move it a little; the others
-destroy it.
+``tilt`` turns it by up to ``TILT_DEGREES``; ``time_warp``, ``resize_crop`` and ``mask_time`` move it a little; the
+others destroy it.
 """
 
 
