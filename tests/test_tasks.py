@@ -96,11 +96,21 @@ def test_a_few_steps_on_real_recordings_lower_the_loss(name: str, overrides: lis
 
 
 def test_a_head_does_not_mind_the_size_of_what_is_pooled() -> None:
-    """Maxima that are a hundred times as large as the means beside them would otherwise be all that it sees."""
+    """The dimensions that spread most would otherwise be all that it sees."""
     embeddings = torch.randn(40, 6, generator=make_generator(1))
-    size = torch.tensor([1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3])
+    size = torch.tensor([1e-1, 1.0, 1e1, 1e2, 1e3, 1e4])
     head = mlp(6, 5, 4)
-    assert torch.allclose(head(embeddings), head(size * embeddings + 1), atol=0.05)
+    outputs = head(embeddings)
+    assert torch.allclose(outputs, head(size * embeddings + 1), atol=0.01 * float(outputs.detach().std()))
+
+
+def test_a_head_does_not_mind_the_size_of_its_first_weights() -> None:
+    embeddings = torch.randn(40, 6, generator=make_generator(1))
+    head = mlp(6, 5, 4)
+    outputs = head(embeddings)
+    with torch.no_grad():
+        next(layer for layer in head if isinstance(layer, torch.nn.Linear)).weight.mul_(100)
+    assert torch.allclose(outputs, head(embeddings), atol=0.01 * float(outputs.detach().std()))
 
 
 def test_a_head_takes_one_window_by_what_it_saw_before() -> None:

@@ -89,7 +89,7 @@ class _BatchNorm(nn.BatchNorm1d):
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Return the head that all tasks use: one hidden layer with ReLU, normalised before it and in it.
 
-    Pooled means, maxima and spreads differ in size by orders of magnitude; normalised, all of them count.
+    Dimensions of an embedding spread differently, by up to two orders of magnitude; normalised, all of them count.
     """
     return nn.Sequential(
         _BatchNorm(inputs),
