@@ -5,6 +5,7 @@ side, each with its difference to the first.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared.checkpoint import load_encoder
-from shared.config import Config, load_config
+from shared.config import Config, differences, load_config
 from shared.data import DataSettings, load
 from shared.data.windows import Windows
+from shared.encoders import Encoder
 from shared.errors import UserError, nearest, run_command
 from shared.evaluate import (
     BASELINES,
@@ -27,6 +29,7 @@ from shared.evaluate import (
     Representation,
     applicable,
     encoded,
+    encoded_by_seed,
     estimate_norm_statistics,
     print_table,
     probe,
@@ -36,16 +39,21 @@ from shared.processor import keep_memory
 from shared.runs import runs_root
 
 REPORT = "probe.json"
+SEED = "{seed}"
+"""Stands for the number of the seed in the name of run folders: one configuration, trained once for each."""
 
 Split = tuple[Windows, Windows]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoder to probe: what it was called, its run folder (None for a baseline) and its configuration."""
+    """An encoder to probe: its name on the command line, its run folders and its configuration.
+
+    A baseline has no run folder, and an encoder that was trained once for each seed has one a seed.
+    """
 
     name: str
-    run: Path | None
+    runs: tuple[Path, ...]
     config: Config
 
 
@@ -60,7 +68,7 @@ def main(arguments: list[str]) -> None:
     if options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, found {options.seeds}")
     keep_memory()
-    candidates = [_find(name, options.config, overrides) for name in dict.fromkeys(options.encoder)]
+    candidates = [_find(name, options, overrides) for name in dict.fromkeys(options.encoder)]
     splits = {data: load(data) for data in {candidate.config.data for candidate in candidates}}
     prepared = [(candidate, _represent(candidate, splits[candidate.config.data])) for candidate in candidates]
     paths = {candidate.name: _report_path(candidate, options.out) for candidate in candidates}
@@ -71,8 +79,12 @@ def main(arguments: list[str]) -> None:
         _tell_left_out(candidate, representation, options.protocols, console)
     for candidate, representation in prepared:
         report = _probe(candidate, representation, splits, options, console)
-        write_atomic(paths[candidate.name], report.to_json())
-        console.print(f"{candidate.name}: wrote {paths[candidate.name]}", highlight=False, markup=False, soft_wrap=True)
+        path = paths[candidate.name]
+        if SEED in candidate.name:
+            trainings = [os.path.relpath(run, path.parent) for run in candidate.runs]
+            report = report.model_copy(update={"trainings": trainings})
+        write_atomic(path, report.to_json())
+        console.print(f"{candidate.name}: wrote {path}", highlight=False, markup=False, soft_wrap=True)
         reports[candidate.name] = report
     print_table(reports, console)
 
@@ -91,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="X",
-        help=f"run folders, or baselines without training: {', '.join(BASELINES)}",
+        help=f"run folders, or baselines without training: {', '.join(BASELINES)}; {SEED} in the name of a run folder "
+        "stands for 0, 1, ...: trainings that differ by their seed, one for each draw of labels",
     )
     parser.add_argument("--config", type=Path, help="configuration of the baselines; a run folder has one of its own")
     parser.add_argument("--seeds", type=int, default=5, help="draws of labels (default: %(default)s)")
@@ -118,38 +131,61 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _find(name: str, config: Path | None, overrides: Sequence[str]) -> Candidate:
+def _find(name: str, options: argparse.Namespace, overrides: Sequence[str]) -> Candidate:
     """Return what ``--encoder name`` stands for."""
     if name in BASELINES:
-        if config is None:
+        if options.config is None:
             raise UserError(f"encoder {name!r} needs --config FILE, which names its data")
-        return Candidate(name, None, load_config(config, overrides))
-    run = Path(name).expanduser()
-    if not run.is_dir():
-        raise UserError(
-            f"unknown encoder {name!r}{nearest(name, BASELINES)}; expected a run folder or one of: "
-            f"{', '.join(BASELINES)}"
-        )
-    return Candidate(name, run.resolve(), load_config(run / "config.yaml", overrides))
+        return Candidate(name, (), load_config(options.config, overrides))
+    folders = dict.fromkeys(Path(name.replace(SEED, str(seed))).expanduser() for seed in range(options.seeds))
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"unknown encoder {str(folder)!r}{nearest(name, BASELINES)}; expected a run folder or one of: "
+                f"{', '.join(BASELINES)}"
+            )
+    configs = {folder: load_config(folder / "config.yaml", overrides) for folder in folders}
+    _check_series(configs)
+    return Candidate(name, tuple(folder.resolve() for folder in folders), next(iter(configs.values())))
+
+
+def _check_series(configs: Mapping[Path, Config]) -> None:
+    """Refuse run folders that are not one configuration, trained with a seed of its own in each."""
+    (first, config), *others = configs.items()
+    seeds = {config.seed: first}
+    for folder, other in others:
+        if changed := differences(config, other.model_copy(update={"name": config.name, "seed": config.seed})):
+            raise UserError(f"{first} and {folder} must differ by their seeds alone; found {'; '.join(changed)}")
+        if other.seed in seeds:
+            raise UserError(f"{seeds[other.seed]} and {folder} must differ by their seeds; found {other.seed} in both")
+        seeds[other.seed] = folder
 
 
 def _report_path(candidate: Candidate, out: Path | None) -> Path:
-    """Return where the report belongs: in the run's folder, for a baseline in one called CONFIG-BASELINE."""
-    folder = candidate.run or runs_root() / f"{candidate.config.name}-{candidate.name}"
+    """Return where the report belongs: in the run's folder, or in one of its own beside all runs of a series."""
+    if candidate.runs:
+        folder = Path(candidate.name.replace(SEED, "seeds")).expanduser().resolve()
+    else:
+        folder = runs_root() / f"{candidate.config.name}-{candidate.name}"
     return (out / folder.name if out else folder) / REPORT
 
 
 def _represent(candidate: Candidate, split: Split) -> Representation:
     """Return the candidate's embeddings-to-be of the windows, after checking that it fits them."""
-    train, test = split
-    if candidate.run is None:
-        return BASELINES[candidate.name](candidate.config.encoder, train, test)
-    encoder, card = load_encoder(candidate.run)
+    if not candidate.runs:
+        return BASELINES[candidate.name](candidate.config.encoder, *split)
+    encoders = [_load(run, *split) for run in candidate.runs]
+    return encoded(encoders[0], *split) if len(encoders) == 1 else encoded_by_seed(encoders.__getitem__, *split)
+
+
+def _load(run: Path, train: Windows, test: Windows) -> Encoder:
+    """Return a run's encoder, ready for these windows."""
+    encoder, card = load_encoder(run)
     card.check_fits(train)
     card.check_fits(test)
     if card.norm_statistics == "missing":
         estimate_norm_statistics(encoder, train.x)
-    return encoded(encoder, train, test)
+    return encoder
 
 
 def _tell_left_out(

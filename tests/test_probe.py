@@ -1,6 +1,7 @@
 """The probe's command line: runs and baselines in, reports and one table out."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,11 @@ def config_file(tmp_path: Path) -> Path:
     return path
 
 
-def make_run(folder: Path, config_file: Path, norm_statistics: str = "included") -> Path:
+def make_run(folder: Path, config_file: Path, norm_statistics: str = "included", overrides: Sequence[str] = ()) -> Path:
     """Write a run folder with an encoder that has seen some data, as training leaves one."""
-    config = load_config(config_file)
+    config = load_config(config_file, overrides)
     train, _ = load(config.data)
-    with seeded_initialisation(1):
+    with seeded_initialisation(config.seed):
         encoder = build_encoder(config.encoder, *train.x.shape[1:])
     statistics = ChannelStatistics.of(train)
     encoder.standardise(statistics.mean, statistics.std)
@@ -79,6 +80,48 @@ def test_a_run_beside_all_baselines(runs: Path, config_file: Path, capsys: pytes
         accuracy = json.loads((runs / name / "probe.json").read_text())["summary"]["linear"]["all"]["accuracy"]
         assert f"{100 * accuracy['mean']:.1f}" in printed
         assert accuracy["mean"] == report.summary()["linear"]["all"]["accuracy"]["mean"]
+
+
+def test_trainings_that_differ_by_their_seed_are_one_row(
+    runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = [make_run(runs / f"mine-{seed}", config_file, overrides=[f"seed={seed + 5}"]) for seed in range(3)]
+    main(["--encoder", str(runs / "mine-{seed}"), *FEW])
+    report = read(runs / "mine-seeds" / "probe.json")
+    assert not any((run / "probe.json").exists() for run in series)
+    assert report.trainings == ["../mine-0", "../mine-1"]
+    assert "mine-{seed}" in "".join(capsys.readouterr().out.split())
+
+    split = load(load_config(config_file).data)
+    encoders = [load_encoder(run)[0] for run in series]
+    for seed in (0, 1):
+        alone = probe(encoded(encoders[seed], *split), *split, seeds=[seed], regimes=["1", "all"])
+        assert [result for result in report.results if result.seed == seed] == alone.results
+    first, second = report.of("all")
+    assert first.confusion != second.confusion
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed=0"], r"mine-0 and \S+mine-1 must differ by their seeds; found 0 in both"),
+        (["seed=1", "train.batch_size=8"], r"by their seeds alone; found train.batch_size: 64 -> 8$"),
+    ],
+)
+def test_a_series_must_be_one_configuration_with_several_seeds(
+    runs: Path, config_file: Path, overrides: list[str], message: str
+) -> None:
+    make_run(runs / "mine-0", config_file)
+    make_run(runs / "mine-1", config_file, overrides=[*overrides, "name=another"])
+    with pytest.raises(UserError, match=message):
+        main(["--encoder", str(runs / "mine-{seed}"), *FEW])
+    assert not (runs / "mine-seeds").exists()
+
+
+def test_a_training_that_a_series_lacks_is_named(runs: Path, config_file: Path) -> None:
+    make_run(runs / "mine-0", config_file)
+    with pytest.raises(UserError, match=r"unknown encoder '\S+mine-1'"):
+        main(["--encoder", str(runs / "mine-{seed}"), *FEW])
 
 
 def test_protocols_apply_where_they_can(runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

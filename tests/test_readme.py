@@ -43,10 +43,11 @@ def commands(language: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("export", "#"))]
 
 
-def short(command: str) -> list[str]:
-    words = command.split()
+def short(command: str) -> str:
+    if loop := re.fullmatch(r"for (\w+) in (\w+) .*; do (.*); done", command):
+        return f"for {loop[1]} in {loop[2]}; do {short(loop[3])}; done"
     extra = next((more for start, more in SHORT.items() if f"{command} ".startswith(start)), "")
-    return [sys.executable if words[0] == "python" else words[0], *words[1:], *extra.split()]
+    return f"{command} {extra}"
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_all(found: list[str], checkout: Path, **environment: str) -> None:
     own = {k: v for k, v in os.environ.items() if k != "FEDHAR_RUNS"} | environment
+    own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in found:
-        done = subprocess.run(short(command), cwd=checkout, env=own, capture_output=True, text=True)
+        done = subprocess.run(["bash", "-ec", short(command)], cwd=checkout, env=own, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -363,6 +364,24 @@ def test_several_protocols_are_tables_of_their_own_but_a_lone_one_is_compared(tm
     assert "accuracy-2" not in shown.ids
     assert "lone (supervised from scratch)" in shown.text
     assert "both (nearest neighbours)" in shown.text
+
+
+def test_a_series_is_a_trained_row_with_the_pictures_of_its_first_training(tmp_path: Path, runs: Path) -> None:
+    config_file = runs.parent / "tiny.yaml"
+    for seed in (0, 1):
+        train_centralized(load_config(config_file, [f"seed={seed}"]), tmp_path / f"pooled-{seed}")
+    probe(["--encoder", str(tmp_path / "pooled-{seed}"), "--seeds", "2", "--regimes", "1", "all"])
+    out = tmp_path / "report.html"
+    main([str(tmp_path / "pooled-seeds"), str(runs / "tiny-raw"), "--out", str(out), "--sample", "60"])
+    text = Page(out).text
+    assert "pooled-seeds centralized, 2 trainings" in text
+    assert "Curves, weights and maps of pooled-seeds are those of pooled-0, its first training." in text
+    assert "Task weights of pooled-seeds" in text
+    assert re.search("Map of 60 test windows as pooled-seeds", out.read_text())
+
+    shutil.rmtree(tmp_path / "pooled-0")
+    with pytest.raises(UserError, match=r"there is no folder \S+pooled-0"):
+        read_runs([tmp_path / "pooled-seeds"])
 
 
 def test_names_are_text_whatever_they_hold(tmp_path: Path, runs: Path) -> None:

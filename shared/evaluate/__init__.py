@@ -16,6 +16,7 @@ from shared.evaluate.representation import (
     Representation,
     embed,
     encoded,
+    encoded_by_seed,
     estimate_norm_statistics,
 )
 from shared.evaluate.selection import REGIMES, draw_regime, held_out_folds
@@ -43,6 +44,7 @@ __all__ = [
     "effective_rank",
     "embed",
     "encoded",
+    "encoded_by_seed",
     "estimate_norm_statistics",
     "evaluate_once",
     "fit_linear_probe",

@@ -72,7 +72,8 @@ class ProbeReport(BaseModel):
         test_people: Who was judged on.
         dim: D, the width of the embeddings.
         results: One result per seed, protocol and regime.
-        embeddings: How the training people's embeddings are spread; None where there are none.
+        embeddings: How the training people's embeddings are spread (of the first seed); None where there are none.
+        trainings: Run folders, relative to the report's, where each seed has a training of its own; else empty.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,6 +85,7 @@ class ProbeReport(BaseModel):
     dim: int
     results: list[ProbeResult]
     embeddings: EmbeddingSpread | None = None
+    trainings: list[str] = []
 
     @property
     def regimes(self) -> list[str]:

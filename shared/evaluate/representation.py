@@ -41,6 +41,16 @@ def encoded(encoder: Encoder, train: Windows, test: Windows) -> Representation:
     return Representation(lambda seed: (embed(encoder, train.x), embed(encoder, test.x)), lambda seed: encoder)
 
 
+def encoded_by_seed(encoder: Callable[[int], Encoder], train: Windows, test: Windows) -> Representation:
+    """The embeddings of another encoder for each seed, such as one configuration trained once with each."""
+
+    def embeddings(seed: int) -> tuple[Embeddings, Embeddings]:
+        network = encoder(seed)
+        return embed(network, train.x), embed(network, test.x)
+
+    return Representation(embeddings, encoder, seeded=True)
+
+
 def random_encoder(settings: EncoderSettings, train: Windows, test: Windows) -> Representation:
     """Embeddings by an encoder that was never trained, initialised afresh for each seed.
 
@@ -53,11 +63,7 @@ def random_encoder(settings: EncoderSettings, train: Windows, test: Windows) -> 
         estimate_norm_statistics(encoder, train.x)
         return encoder
 
-    def embeddings(seed: int) -> tuple[Embeddings, Embeddings]:
-        encoder = by_seed(seed)
-        return embed(encoder, train.x), embed(encoder, test.x)
-
-    return Representation(embeddings, by_seed, seeded=True)
+    return encoded_by_seed(by_seed, train, test)
 
 
 def supervised(settings: EncoderSettings, train: Windows, test: Windows) -> Representation:

@@ -1,8 +1,9 @@
 """Run folders as the report sees them: whatever is there is read, whatever is missing stays None or empty."""
 
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +21,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One folder.
+    """One folder, or a series: the probe of several trainings, and beside it all that is known of the first.
 
     Args:
         name: Unique among the folders of a report.
-        folder: As the user named it.
+        folder: As the user named it; of a series, that of its first training.
         config: None where only a probe was stored, as for the baselines without training.
         probe: None where nobody has judged the encoder yet.
         exchange: The content of ``exchange.json``, None where nothing was exchanged.
@@ -115,12 +116,16 @@ def _read_run(name: str, folder: Path) -> Run:
         raise UserError(f"there is no folder {folder}")
     if not config.is_file() and not probe.is_file():
         raise UserError(f"{folder} is no run: expected config.yaml, which every run has, or a baseline's probe.json")
+    report = _read_probe(probe) if probe.is_file() else None
+    if report is not None and report.trainings and not config.is_file():
+        first = Path(os.path.normpath(folder / report.trainings[0]))
+        return replace(_read_run(name, first), probe=report)
     logs = sorted((folder / "clients").glob(f"person_*/{METRICS}"))
     return Run(
         name=name,
         folder=folder,
         config=load_config(config) if config.is_file() else None,
-        probe=_read_probe(probe) if probe.is_file() else None,
+        probe=report,
         exchange=_read_json(exchange) if exchange.is_file() else None,
         privacy=_read_json(privacy) if privacy.is_file() else None,
         rows=_read_rows(folder / METRICS),
