@@ -49,12 +49,17 @@ Split = tuple[Windows, Windows]
 class Candidate:
     """An encoder to probe: its name on the command line, its run folders and its configuration.
 
-    A baseline has no run folder, and an encoder that was trained once for each seed has one a seed.
+    A baseline has no run folder; a series, which is one configuration trained once for each seed, has one a seed.
     """
 
     name: str
     runs: tuple[Path, ...]
     config: Config
+
+    @property
+    def series(self) -> bool:
+        """Whether each seed has a training of its own."""
+        return SEED in self.name
 
 
 def main(arguments: list[str]) -> None:
@@ -80,7 +85,7 @@ def main(arguments: list[str]) -> None:
     for candidate, representation in prepared:
         report = _probe(candidate, representation, splits, options, console)
         path = paths[candidate.name]
-        if SEED in candidate.name:
+        if candidate.series:
             trainings = [os.path.relpath(run, path.parent) for run in candidate.runs]
             report = report.model_copy(update={"trainings": trainings})
         write_atomic(path, report.to_json())
@@ -126,7 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help=f"write FOLDER/NAME/{REPORT} (default: into the run folder; for a baseline, among the runs)",
+        help=f"write FOLDER/NAME/{REPORT} (default: into the run folder; for a baseline, among the runs; "
+        "for trainings that differ by their seed, beside them, called NAME-seeds)",
     )
     return parser
 
@@ -137,37 +143,51 @@ def _find(name: str, options: argparse.Namespace, overrides: Sequence[str]) -> C
         if options.config is None:
             raise UserError(f"encoder {name!r} needs --config FILE, which names its data")
         return Candidate(name, (), load_config(options.config, overrides))
-    folders = dict.fromkeys(Path(name.replace(SEED, str(seed))).expanduser() for seed in range(options.seeds))
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(
-                f"unknown encoder {str(folder)!r}{nearest(name, BASELINES)}; expected a run folder or one of: "
-                f"{', '.join(BASELINES)}"
-            )
-    configs = {folder: load_config(folder / "config.yaml", overrides) for folder in folders}
-    _check_series(configs)
-    return Candidate(name, tuple(folder.resolve() for folder in folders), next(iter(configs.values())))
+    if SEED in name:
+        return _find_series(name, options.seeds, overrides)
+    run = Path(name).expanduser()
+    if not run.is_dir():
+        raise UserError(
+            f"unknown encoder {name!r}{nearest(name, BASELINES)}; expected a run folder or one of: "
+            f"{', '.join(BASELINES)}"
+        )
+    return Candidate(name, (run.resolve(),), load_config(run / "config.yaml", overrides))
 
 
-def _check_series(configs: Mapping[Path, Config]) -> None:
-    """Refuse run folders that are not one configuration, trained with a seed of its own in each."""
-    (first, config), *others = configs.items()
-    seeds = {config.seed: first}
-    for folder, other in others:
-        if changed := differences(config, other.model_copy(update={"name": config.name, "seed": config.seed})):
-            raise UserError(f"{first} and {folder} must differ by their seeds alone; found {'; '.join(changed)}")
-        if other.seed in seeds:
-            raise UserError(f"{seeds[other.seed]} and {folder} must differ by their seeds; found {other.seed} in both")
-        seeds[other.seed] = folder
+def _find_series(name: str, seeds: int, overrides: Sequence[str]) -> Candidate:
+    """Return one configuration's trainings, after checking that they differ by their seeds and by nothing else."""
+    pattern = Path(name).expanduser().resolve()
+    if SEED not in pattern.name:
+        raise UserError(f"{SEED} must be in the last part of a path, found {name!r}")
+    runs = tuple(pattern.with_name(pattern.name.replace(SEED, str(seed))) for seed in range(seeds))
+    if missing := [run.name for run in runs if not run.is_dir()]:
+        raise UserError(
+            f"encoder {name!r} stands for {seeds} run folders, one for each of --seeds {seeds}; found none called "
+            f"{', '.join(missing)}"
+        )
+    stored = {run: load_config(run / "config.yaml") for run in runs}
+    first, *others = runs
+    for number, run in enumerate(others, 1):
+        unseeded = stored[run].model_copy(update={"name": stored[first].name, "seed": stored[first].seed})
+        if changed := differences(stored[first], unseeded):
+            raise UserError(f"{first} and {run} must differ by their seeds alone; found {'; '.join(changed)}")
+        if (run / "exchange.json").is_file() != (first / "exchange.json").is_file():
+            raise UserError(f"{first} and {run} must be trained alike; found one federated and one centralized")
+        if same := [other for other in runs[:number] if stored[other].seed == stored[run].seed]:
+            raise UserError(f"{same[0]} and {run} must differ by their seeds; found {stored[run].seed} in both")
+    return Candidate(name, runs, load_config(first / "config.yaml", overrides))
 
 
 def _report_path(candidate: Candidate, out: Path | None) -> Path:
-    """Return where the report belongs: in the run's folder, or in one of its own beside all runs of a series."""
+    """Return where the report belongs: in the run's folder, or for a series and a baseline in a folder of its own."""
     if candidate.runs:
         folder = Path(candidate.name.replace(SEED, "seeds")).expanduser().resolve()
     else:
         folder = runs_root() / f"{candidate.config.name}-{candidate.name}"
-    return (out / folder.name if out else folder) / REPORT
+    path = (out / folder.name if out else folder) / REPORT
+    if candidate.series and path.with_name("config.yaml").exists():
+        raise UserError(f"the report of {candidate.name!r} would be {path}, in the folder of another run; rename that")
+    return path
 
 
 def _represent(candidate: Candidate, split: Split) -> Representation:
@@ -175,7 +195,7 @@ def _represent(candidate: Candidate, split: Split) -> Representation:
     if not candidate.runs:
         return BASELINES[candidate.name](candidate.config.encoder, *split)
     encoders = [_load(run, *split) for run in candidate.runs]
-    return encoded(encoders[0], *split) if len(encoders) == 1 else encoded_by_seed(encoders.__getitem__, *split)
+    return encoded_by_seed(encoders.__getitem__, *split) if candidate.series else encoded(encoders[0], *split)
 
 
 def _load(run: Path, train: Windows, test: Windows) -> Encoder:

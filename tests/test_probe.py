@@ -85,17 +85,25 @@ def test_a_run_beside_all_baselines(runs: Path, config_file: Path, capsys: pytes
 def test_trainings_that_differ_by_their_seed_are_one_row(
     runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    series = [make_run(runs / f"mine-{seed}", config_file, overrides=[f"seed={seed + 5}"]) for seed in range(3)]
-    main(["--encoder", str(runs / "mine-{seed}"), *FEW])
+    policies = ["included", "missing", "included"]
+    series = [
+        make_run(runs / f"mine-{seed}", config_file, policy, overrides=[f"seed={seed + 5}"])
+        for seed, policy in enumerate(policies)
+    ]
+    protocols = ["linear", "finetune"]
+    main(["--encoder", str(runs / "mine-{seed}"), str(series[0]), *FEW, "--protocols", *protocols])
     report = read(runs / "mine-seeds" / "probe.json")
-    assert not any((run / "probe.json").exists() for run in series)
     assert report.trainings == ["../mine-0", "../mine-1"]
-    assert "mine-{seed}" in "".join(capsys.readouterr().out.split())
+    assert read(series[0] / "probe.json").trainings == []
+    table = capsys.readouterr().out.split("wrote")[-1]
+    assert "mine-{seed}" in "".join(table.split())
 
     split = load(load_config(config_file).data)
-    encoders = [load_encoder(run)[0] for run in series]
-    for seed in (0, 1):
-        alone = probe(encoded(encoders[seed], *split), *split, seeds=[seed], regimes=["1", "all"])
+    for seed, (run, policy) in enumerate(zip(series[:2], policies, strict=False)):
+        encoder, _ = load_encoder(run)
+        if policy == "missing":
+            estimate_norm_statistics(encoder, split[0].x)
+        alone = probe(encoded(encoder, *split), *split, seeds=[seed], regimes=["1", "all"], protocols=protocols)
         assert [result for result in report.results if result.seed == seed] == alone.results
     first, second = report.of("all")
     assert first.confusion != second.confusion
@@ -114,13 +122,29 @@ def test_a_series_must_be_one_configuration_with_several_seeds(
     make_run(runs / "mine-0", config_file)
     make_run(runs / "mine-1", config_file, overrides=[*overrides, "name=another"])
     with pytest.raises(UserError, match=message):
-        main(["--encoder", str(runs / "mine-{seed}"), *FEW])
+        main(["--encoder", str(runs / "mine-{seed}"), "train.batch_size=64", *FEW])
     assert not (runs / "mine-seeds").exists()
+
+
+def test_a_series_must_be_trained_alike(runs: Path, config_file: Path) -> None:
+    make_run(runs / "mine-0", config_file)
+    (make_run(runs / "mine-1", config_file, overrides=["seed=1"]) / "exchange.json").write_text("{}")
+    with pytest.raises(UserError, match="found one federated and one centralized"):
+        main(["--encoder", str(runs / "mine-{seed}"), *FEW])
+
+
+def test_the_report_of_a_series_is_in_the_way_of_no_run(runs: Path, config_file: Path) -> None:
+    for name, seed in (("0", 0), ("1", 1), ("seeds", 2)):
+        make_run(runs / f"mine-{name}", config_file, overrides=[f"seed={seed}"])
+    with pytest.raises(UserError, match=r"mine-seeds/probe\.json, in the folder of another run"):
+        main(["--encoder", str(runs / "mine-{seed}"), *FEW])
+    with pytest.raises(UserError, match="must be in the last part of a path"):
+        main(["--encoder", str(runs / "{seed}" / "mine"), *FEW])
 
 
 def test_a_training_that_a_series_lacks_is_named(runs: Path, config_file: Path) -> None:
     make_run(runs / "mine-0", config_file)
-    with pytest.raises(UserError, match=r"unknown encoder '\S+mine-1'"):
+    with pytest.raises(UserError, match=r"2 run folders, one for each of --seeds 2; found none called mine-1$"):
         main(["--encoder", str(runs / "mine-{seed}"), *FEW])
 
 

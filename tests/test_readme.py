@@ -44,8 +44,9 @@ def commands(language: str) -> list[str]:
 
 
 def short(command: str) -> str:
-    if loop := re.fullmatch(r"for (\w+) in (\w+) .*; do (.*); done", command):
+    if loop := re.fullmatch(r"for (\w+) in (\w+)[\w ]*; do (.*); done", command):
         return f"for {loop[1]} in {loop[2]}; do {short(loop[3])}; done"
+    assert not command.startswith("for "), f"cannot be shortened: {command}"
     extra = next((more for start, more in SHORT.items() if f"{command} ".startswith(start)), "")
     return f"{command} {extra}"
 

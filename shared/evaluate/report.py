@@ -24,7 +24,8 @@ class ProbeResult(BaseModel):
     Args:
         protocol: A key of ``PROTOCOLS``.
         regime: Labels per person and class, a percentage, or "all".
-        seed: Of the draw of labels, of a randomly initialised encoder and of everything a protocol draws.
+        seed: Of the draw of labels, of a randomly initialised encoder and of everything a protocol draws; the place
+            of the encoder among ``ProbeReport.trainings``.
         labels: Number of labelled windows that were used.
         C: The inverse strength of the penalty that held-out training people chose ("linear", "finetune").
         k: The number of neighbours that they chose ("knn").

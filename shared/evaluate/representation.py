@@ -41,14 +41,14 @@ def encoded(encoder: Encoder, train: Windows, test: Windows) -> Representation:
     return Representation(lambda seed: (embed(encoder, train.x), embed(encoder, test.x)), lambda seed: encoder)
 
 
-def encoded_by_seed(encoder: Callable[[int], Encoder], train: Windows, test: Windows) -> Representation:
+def encoded_by_seed(by_seed: Callable[[int], Encoder], train: Windows, test: Windows) -> Representation:
     """The embeddings of another encoder for each seed, such as one configuration trained once with each."""
 
     def embeddings(seed: int) -> tuple[Embeddings, Embeddings]:
-        network = encoder(seed)
-        return embed(network, train.x), embed(network, test.x)
+        encoder = by_seed(seed)
+        return embed(encoder, train.x), embed(encoder, test.x)
 
-    return Representation(embeddings, encoder, seeded=True)
+    return Representation(embeddings, by_seed, seeded=True)
 
 
 def random_encoder(settings: EncoderSettings, train: Windows, test: Windows) -> Representation:

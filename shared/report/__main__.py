@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m shared.report runs/demo-federated runs/demo-centralized --out report.html",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, and folders of probed baselines"
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, and folders of probed baselines or series"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first folder)")
     parser.add_argument("--force", action="store_true", help="replace a file that is not a report")
