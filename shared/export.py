@@ -219,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m shared.export",
         description="Write a run's encoder, and a classifier made of it and a linear probe, for use without fedhar.",
-        epilog="example: python -m shared.export runs/uci_har-federated data.path=uci-har.zip --format onnx int8",
+        epilog="example: python -m shared.export runs/uci_har-federated-0 data.path=uci-har.zip --format onnx int8",
     )
     parser.add_argument("run", type=Path, help="run folder; the files are written into it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to its configuration, as data.path")
