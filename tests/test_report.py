@@ -379,6 +379,8 @@ def test_a_series_is_a_trained_row_with_the_pictures_of_its_first_training(tmp_p
     assert "Task weights of pooled-seeds" in text
     assert "Map of 60 test windows as pooled-seeds" in out.read_text()
 
+    shutil.copy(tmp_path / "pooled-seeds" / "probe.json", tmp_path / "pooled-1" / "probe.json")
+    assert read_runs([tmp_path / "pooled-1"])[0].folder == tmp_path / "pooled-1"
     shutil.rmtree(tmp_path / "pooled-0")
     with pytest.raises(UserError, match=r"pooled-seeds/probe.json judges .* first in \S+pooled-0, found none"):
         read_runs([tmp_path / "pooled-seeds"])

@@ -117,7 +117,7 @@ def _read_run(name: str, folder: Path) -> Run:
     if not config.is_file() and not probe.is_file():
         raise UserError(f"{folder} is no run: expected config.yaml, which every run has, or a baseline's probe.json")
     report = _read_probe(probe) if probe.is_file() else None
-    if report is not None and report.trainings:
+    if report is not None and report.trainings and not config.is_file():  # a run is no series, whatever a file says
         first = Path(os.path.normpath(folder / report.trainings[0]))
         if not (first / "config.yaml").is_file():
             raise UserError(f"{probe} judges several trainings; expected the run of the first in {first}, found none")
