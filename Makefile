@@ -20,9 +20,9 @@ demo: setup ## federation, centralized baseline and probes on the embedded watch
 	$(PYTHON) -m shared.report runs/demo-federated runs/demo-centralized runs/demo-raw runs/demo-features \
 		runs/demo-random --out runs/demo-report.html --force
 
-# Two at a time. Faults apart from the rest: they tell a client that hangs from one that is slow.
+# Three at a time, because many wait for processes. Faults apart, two at a time: they tell a client that hangs from a slow one.
 test: setup ## all tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_faults.py
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/test_faults.py
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist load tests/test_faults.py
 
 lint: setup ## ruff and mypy

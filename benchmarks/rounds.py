@@ -23,6 +23,7 @@ from shared.data.windows import Windows
 from shared.metrics import METRICS, read_metrics
 from shared.model import Model, TrainingData, build_model, prepare
 from shared.processor import set_up_process
+from shared.runs import EXCHANGE
 from shared.train import build_optimizer, pick_device, train_epochs
 from simulation.__main__ import simulate
 
@@ -149,7 +150,7 @@ def _memory(process: psutil.Process) -> int:
 
 
 def _bytes(folder: Path, client_rounds: int) -> list[Row]:
-    exchange = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))
+    exchange = json.loads((folder / EXCHANGE).read_text(encoding="utf-8"))
     return [
         (f"bytes {side}, a client and round", f"{exchange[f'bytes_{side}'] / client_rounds / 1e3:.0f} kB", "")
         for side in ("up", "down")

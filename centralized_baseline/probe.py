@@ -36,7 +36,7 @@ from shared.evaluate import (
 )
 from shared.files import write_atomic
 from shared.processor import keep_memory
-from shared.runs import runs_root
+from shared.runs import EXCHANGE, runs_root
 
 REPORT = "probe.json"
 SEED = "{seed}"
@@ -171,7 +171,7 @@ def _find_series(name: str, seeds: int, overrides: Sequence[str]) -> Candidate:
         unseeded = stored[run].model_copy(update={"name": stored[first].name, "seed": stored[first].seed})
         if changed := differences(stored[first], unseeded):
             raise UserError(f"{first} and {run} must differ by their seeds alone; found {'; '.join(changed)}")
-        if (run / "exchange.json").is_file() != (first / "exchange.json").is_file():
+        if (run / EXCHANGE).is_file() != (first / EXCHANGE).is_file():
             raise UserError(f"{first} and {run} must be trained alike; found one federated and one centralized")
         if same := [other for other in runs[:number] if stored[other].seed == stored[run].seed]:
             raise UserError(f"{same[0]} and {run} must differ by their seeds; found {stored[run].seed} in both")

@@ -27,7 +27,7 @@ from shared.metrics import Row
 from shared.model import build_initial_encoder
 from shared.privacy import Ledger
 from shared.processor import set_up_process
-from shared.runs import FAILURE, from_run_config, locked, open_run
+from shared.runs import EXCHANGE, FAILURE, from_run_config, locked, open_run
 from shared.tracking import Tracker
 
 LOG = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
             "privacy": ledger.state(),
         }
         save_snapshot(folder / "checkpoint", Snapshot(true_round, tensors, meta))
-        write_atomic(folder / "exchange.json", json.dumps(manifest.report(), indent=2) + "\n")
+        write_atomic(folder / EXCHANGE, json.dumps(manifest.report(), indent=2) + "\n")
         if config.privacy.name != "none":
             write_atomic(folder / "privacy.json", json.dumps(ledger.report(), indent=2) + "\n")
 

@@ -17,6 +17,9 @@ from shared.files import write_atomic
 FAILURE = "failure.txt"
 """In the run folder of a run that failed: why, in words."""
 
+EXCHANGE = "exchange.json"
+"""In the run folder of a federated run, and of no other: what crossed the wire."""
+
 
 def runs_root() -> Path:
     """Return the folder of all runs: FEDHAR_RUNS, or ``runs`` below the current folder."""

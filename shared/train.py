@@ -24,7 +24,8 @@ from shared.seeding import make_generator
 class EpochLog:
     """What one pass over the windows gave: mean losses, the weights after it, windows, seconds and memory.
 
-    ``memory`` is the most that this process has held so far, in bytes, main memory only.
+    ``precision`` is what "auto" came to on this machine; ``memory`` is the most that this process has held so far, in
+    bytes, main memory only.
     """
 
     epoch: int
@@ -33,6 +34,7 @@ class EpochLog:
     weights: dict[str, float]
     learning_rate: float
     windows: int
+    precision: str
     seconds: float
     memory: int
 
@@ -177,6 +179,7 @@ def train_epochs(
             weights=dict(zip(model.tasks, weights, strict=True)),
             learning_rate=rate,
             windows=len(data),
+            precision=str(precision).removeprefix("torch."),
             seconds=time.perf_counter() - started,
             memory=_peak_memory(),
         )

@@ -19,7 +19,7 @@ from shared.errors import UserError, run_command
 from shared.metrics import METRICS, read_metrics
 from shared.processor import keep_memory
 from shared.progress import RunProgress, RunWatcher
-from shared.runs import FAILURE, open_run, run_folder, run_parser
+from shared.runs import EXCHANGE, FAILURE, open_run, run_folder, run_parser
 from shared.train import rehearse
 
 
@@ -105,7 +105,7 @@ def _flower_logs_to(path: Path) -> Iterator[None]:
 
 def _tell(folder: Path, console: Console) -> None:
     rounds = [row for row in read_metrics(folder / METRICS) if row["kind"] == "round"]
-    exchange: dict[str, Any] = json.loads((folder / "exchange.json").read_text(encoding="utf-8"))
+    exchange: dict[str, Any] = json.loads((folder / EXCHANGE).read_text(encoding="utf-8"))
     clients = sum(row["clients"] for row in rounds)
     table = Table(title=f"{folder.name}: {len(rounds)} rounds", show_header=False)
     table.add_row("loss, first and last round", f"{rounds[0]['loss']:.4f} → {rounds[-1]['loss']:.4f}")

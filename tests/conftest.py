@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-LONG = ("test_readme", "test_deployment", "test_simulation", "test_network", "test_flower_app")
+LONG = ("test_readme", "test_readme_uci_har", "test_deployment", "test_simulation", "test_network", "test_flower_app")
 """They begin first, so that at the end no worker waits for another's long file."""
 
 

@@ -14,6 +14,7 @@ from shared.config import Config, load_config
 from shared.errors import UserError
 from shared.evaluate import ProbeReport
 from shared.metrics import METRICS, read_metrics
+from shared.runs import EXCHANGE
 
 Kind = Literal["federated", "centralized", "baseline", "not started"]
 Row = dict[str, Any]
@@ -110,7 +111,7 @@ def data_name(run: Run) -> str | None:
 
 
 def _read_run(name: str, folder: Path) -> Run:
-    config, probe, exchange = folder / "config.yaml", folder / "probe.json", folder / "exchange.json"
+    config, probe, exchange = folder / "config.yaml", folder / "probe.json", folder / EXCHANGE
     privacy = folder / "privacy.json"
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
