@@ -20,7 +20,8 @@ demo: setup ## federation, centralized baseline and probes on the embedded watch
 	$(PYTHON) -m shared.report runs/demo-federated runs/demo-centralized runs/demo-raw runs/demo-features \
 		runs/demo-random --out runs/demo-report.html --force
 
-# Three at a time, because many wait for processes. Faults apart, two at a time: they tell a client that hangs from a slow one.
+# Three files at a time, because many wait for processes. Faults apart, two at a time and the longest first: they tell a
+# client that hangs from one that is slow.
 test: setup ## all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/test_faults.py
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist load tests/test_faults.py

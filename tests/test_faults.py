@@ -128,6 +128,78 @@ def newest_state(deployment: Deployment, partition: int) -> Path:
     return max(states, key=lambda path: path.stat().st_mtime_ns)
 
 
+def test_an_interrupted_run_is_resumed_to_the_bytes_of_an_unbroken_one(federation: Deployment) -> None:
+    settings = ["federation.rounds=6", "federation.min_clients=4"]
+    folder = federation.runs / "broken"
+    with job(federation, "broken", *settings) as running:
+        wait_for_round(folder, 1, 240)
+        code, told = federation.run_job("--name", "broken", "--force", *SMALL, *settings)
+        assert (code, "the SuperLink is busy with run" in told) == (2, True), told
+        running.terminate()
+        assert finish(running)[0] == 143
+    done = wait_for_next_round(federation, folder, settings, stop_the_server, "ended as 'finished:failed'")
+    federation.start_server()
+    last = wait_for_next_round(
+        federation, folder, settings, kill_the_superlink, "the SuperLink is lost: start it again"
+    )
+    assert last > done >= 1
+    federation.start_superlink()
+    federation.start_server()
+    checkpoint = max((folder / "checkpoint").iterdir())
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    code, told = federation.run_job("--name", "broken", "--resume", *SMALL, *settings)
+    assert code == 0, told
+    assert f"snapshot {checkpoint} is damaged" in log_of(folder)
+    assert [row["round"] for row in rounds(folder)] == [1, 2, 3, 4, 5, 6]
+    unbroken = [sys.executable, "-m", "simulation", "--engine", "inprocess", "--name", "unbroken", *SMALL, *settings]
+    environment = os.environ | {"FEDHAR_RUNS": str(federation.runs), "OMP_NUM_THREADS": "1"}
+    subprocess.run(unbroken, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
+    other = federation.runs / "unbroken"
+    assert (folder / "encoder.safetensors").read_bytes() == (other / "encoder.safetensors").read_bytes()
+    for person in range(1, PEOPLE + 1):
+        heads = (other / "clients" / f"person_{person:02d}" / "step-000006.safetensors").read_bytes()
+        assert newest_state(federation, person - 1).read_bytes() == heads
+
+
+def wait_for_next_round(
+    federation: Deployment, folder: Path, settings: list[str], fault: Callable[[Deployment], None], words: str
+) -> int:
+    """Resume the run, let a fault happen after a round, and return the number of rounds; all of them are saved."""
+    with job(federation, folder.name, *settings, "--resume") as running:
+        wait_for_round(folder, len(rounds(folder)) + 1, 240)
+        fault(federation)
+        code, told = finish(running)
+    assert (code, words in told) == (2, True), told
+    done = len(rounds(folder))
+    assert (folder / "checkpoint" / f"step-{done:06d}.safetensors").is_file()
+    return done
+
+
+def stop_the_server(federation: Deployment) -> None:
+    """As a service manager does: SIGTERM to the SuperExec and to its ServerApp."""
+    for process in family(federation, "server"):
+        process.terminate()
+    federation.processes["server"].wait(30)
+    federation.stop("server")
+
+
+def kill_the_superlink(federation: Deployment) -> None:
+    """As its machine dies, and the server with it; a server that lives goes on when the SuperLink is back soon."""
+    federation.stop("superlink")
+    for process in family(federation, "server"):
+        process.kill()
+    federation.stop("server")
+
+
+def test_too_few_clients_are_a_failure_with_a_reason_after_the_deadline(federation: Deployment) -> None:
+    leave(federation, "client-3")
+    begun = time.monotonic()
+    code, told = federation.run_job("--name", "few", *SMALL, "federation.min_clients=4", "federation.join_timeout=8")
+    federation.start_client(3)
+    assert (code, time.monotonic() - begun < 40) == (2, True)
+    assert re.search(r"\d of 4 registered clients are online after 8 s .*and 4 are needed", told), told
+
+
 def test_a_killed_client_comes_back_with_its_heads_and_a_late_one_joins(federation: Deployment) -> None:
     leave(federation, "client-3")
     folder = federation.runs / "restless"
@@ -233,69 +305,6 @@ def infected(deployment: Deployment, name: str) -> Iterator[None]:
             app.write_text(code)
 
 
-def test_an_interrupted_run_is_resumed_to_the_bytes_of_an_unbroken_one(federation: Deployment) -> None:
-    settings = ["federation.rounds=6", "federation.min_clients=4"]
-    folder = federation.runs / "broken"
-    with job(federation, "broken", *settings) as running:
-        wait_for_round(folder, 1, 240)
-        code, told = federation.run_job("--name", "broken", "--force", *SMALL, *settings)
-        assert (code, "the SuperLink is busy with run" in told) == (2, True), told
-        running.terminate()
-        assert finish(running)[0] == 143
-    done = wait_for_next_round(federation, folder, settings, stop_the_server, "ended as 'finished:failed'")
-    federation.start_server()
-    last = wait_for_next_round(
-        federation, folder, settings, kill_the_superlink, "the SuperLink is lost: start it again"
-    )
-    assert last > done >= 1
-    federation.start_superlink()
-    federation.start_server()
-    checkpoint = max((folder / "checkpoint").iterdir())
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    code, told = federation.run_job("--name", "broken", "--resume", *SMALL, *settings)
-    assert code == 0, told
-    assert f"snapshot {checkpoint} is damaged" in log_of(folder)
-    assert [row["round"] for row in rounds(folder)] == [1, 2, 3, 4, 5, 6]
-    unbroken = [sys.executable, "-m", "simulation", "--engine", "inprocess", "--name", "unbroken", *SMALL, *settings]
-    environment = os.environ | {"FEDHAR_RUNS": str(federation.runs), "OMP_NUM_THREADS": "1"}
-    subprocess.run(unbroken, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
-    other = federation.runs / "unbroken"
-    assert (folder / "encoder.safetensors").read_bytes() == (other / "encoder.safetensors").read_bytes()
-    for person in range(1, PEOPLE + 1):
-        heads = (other / "clients" / f"person_{person:02d}" / "step-000006.safetensors").read_bytes()
-        assert newest_state(federation, person - 1).read_bytes() == heads
-
-
-def wait_for_next_round(
-    federation: Deployment, folder: Path, settings: list[str], fault: Callable[[Deployment], None], words: str
-) -> int:
-    """Resume the run, let a fault happen after a round, and return the number of rounds; all of them are saved."""
-    with job(federation, folder.name, *settings, "--resume") as running:
-        wait_for_round(folder, len(rounds(folder)) + 1, 240)
-        fault(federation)
-        code, told = finish(running)
-    assert (code, words in told) == (2, True), told
-    done = len(rounds(folder))
-    assert (folder / "checkpoint" / f"step-{done:06d}.safetensors").is_file()
-    return done
-
-
-def stop_the_server(federation: Deployment) -> None:
-    """As a service manager does: SIGTERM to the SuperExec and to its ServerApp."""
-    for process in family(federation, "server"):
-        process.terminate()
-    federation.processes["server"].wait(30)
-    federation.stop("server")
-
-
-def kill_the_superlink(federation: Deployment) -> None:
-    """As its machine dies, and the server with it; a server that lives goes on when the SuperLink is back soon."""
-    federation.stop("superlink")
-    for process in family(federation, "server"):
-        process.kill()
-    federation.stop("server")
-
-
 def stranger(deployment: Deployment, name: str, key: Path, authority: Path, address: str) -> None:
     deployment.start(
         name,
@@ -363,12 +372,3 @@ def test_whoever_should_not_come_in_is_refused_with_a_reason(federation: Deploym
         )
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr
     assert not (federation.runs / "refused").exists()
-
-
-def test_too_few_clients_are_a_failure_with_a_reason_after_the_deadline(federation: Deployment) -> None:
-    leave(federation, "client-3")
-    begun = time.monotonic()
-    code, told = federation.run_job("--name", "few", *SMALL, "federation.min_clients=4", "federation.join_timeout=8")
-    federation.start_client(3)
-    assert (code, time.monotonic() - begun < 40) == (2, True)
-    assert re.search(r"\d of 4 registered clients are online after 8 s .*and 4 are needed", told), told
