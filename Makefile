@@ -20,10 +20,9 @@ demo: setup ## federation, centralized baseline and probes on the embedded watch
 	$(PYTHON) -m shared.report runs/demo-federated runs/demo-centralized runs/demo-raw runs/demo-features \
 		runs/demo-random --out runs/demo-report.html --force
 
-# Three files at a time, because many wait for processes. Faults apart, two at a time and the longest first: they tell a
-# client that hangs from one that is slow.
+# Two at a time. Faults apart from the rest: they tell a client that hangs from one that is slow.
 test: setup ## all tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/test_faults.py
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_faults.py
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist load tests/test_faults.py
 
 lint: setup ## ruff and mypy
