@@ -126,7 +126,7 @@ def _peak_memory(action: Callable[[], None]) -> int:
 
     def sample() -> None:
         nonlocal peak
-        while not stop.wait(0.5):
+        while not stop.wait(0.2):
             family = [psutil.Process(), *psutil.Process().children(recursive=True)]
             peak = max(peak, sum(map(_memory, family)))
 

@@ -16,9 +16,8 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FIRST = ("readme", "readme_uci_har", "deployment", "losses", "network", "simulation", "flower_app")
-"""Long files begin first, so that at the end no worker waits for another's. A worker is given its next file when it has
-two tests left, and test_readme_uci_har.py never has more: behind it is a short one."""
+FIRST = ("readme", "readme_uci_har", "deployment", "simulation", "network", "flower_app")
+"""Long files begin first, so that at the end no worker waits for another's."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
