@@ -39,14 +39,12 @@ def measure_rounds(config: Config) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch:
         for engine, executor in (("ray", _processes), ("inprocess", _threads)):
             folder = Path(scratch) / engine
-            simulate(config, folder, engine)
+            peak = _first_round_memory(partial(simulate, config, folder, engine), folder / METRICS)
             flower = _later_rounds(row["seconds"] for row in read_metrics(folder / METRICS) if row["kind"] == "round")
             with executor(workers, folder, people) as pool:
                 bare = _later_rounds(
                     _bare_round(pool, folder, number, people) for number in range(config.federation.rounds)
                 )
-            short = config.model_copy(update={"federation": config.federation.model_copy(update={"rounds": 1})})
-            peak = _peak_memory(partial(simulate, short, Path(scratch) / f"{engine}-memory", engine))
             rows += [
                 (f"round of {people} clients, {engine} ({work})", f"{flower:.2f} s", ""),
                 (
@@ -120,22 +118,25 @@ def _bare_client(folder: str, partition: int) -> tuple[Config, Windows, Training
     return config, windows, prepare(config, windows).to(device), model
 
 
-def _peak_memory(action: Callable[[], None]) -> int:
-    """Run an action and return the largest sum of memory (bytes) that this process and its children held."""
-    stop, peak = threading.Event(), 0
+def _first_round_memory(run: Callable[[], None], metrics: Path) -> int:
+    """Run a federation and return the most memory (bytes) that this process and its children held in its first round.
+
+    Looking takes time of the processes looked at: it ends with the first round, which is not timed.
+    """
+    done, peak = threading.Event(), 0
 
     def sample() -> None:
         nonlocal peak
-        while not stop.wait(0.2):
+        while not done.wait(0.2) and not any(row["kind"] == "round" for row in read_metrics(metrics)):
             family = [psutil.Process(), *psutil.Process().children(recursive=True)]
             peak = max(peak, sum(map(_memory, family)))
 
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        action()
+        run()
     finally:
-        stop.set()
+        done.set()
         sampler.join()
     return peak
 
