@@ -102,8 +102,8 @@ def register_clients(superlink: SuperLink, credentials: Path, console: Console) 
     keys = sorted(credentials.glob("*.pub"))
     if not keys:
         raise UserError(f"{credentials} holds no public keys (*.pub) of clients")
-    for key in keys:
-        answer = superlink.ask("supernode", "register", str(key), "--name", key.stem)
+    answers = superlink.ask_each([("supernode", "register", str(key), "--name", key.stem) for key in keys])
+    for key, answer in zip(keys, answers, strict=True):
         if not answer.get("success") and _REGISTERED not in str(answer):
             raise UserError(f"cannot register {key}: {answer.get('error-message', answer)}")
     console.print(f"{len(keys)} clients are registered", highlight=False)

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,17 @@ _PENDING_SECONDS = 120.0
 
 _PATIENCE = 3
 """Questions in a row that may go wrong before the SuperLink counts as lost."""
+
+_FLWR = """
+import json, sys
+from flwr.cli.app import app
+for command in json.load(sys.stdin):
+    try:
+        app(command)
+    except SystemExit:
+        pass
+"""
+"""The command ``flwr`` for several commands in turn: it takes a second of a processor to start, and none to go on."""
 
 
 class SuperLink:
@@ -115,18 +126,32 @@ class SuperLink:
         Raises:
             UserError: The answer is not JSON; what the command said is told.
         """
+        return self.ask_each([command])[0]
+
+    def ask_each(self, commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+        """Run ``flwr`` commands one after the other, whatever became of those before, and return their answers.
+
+        Raises:
+            UserError: An answer is missing or not JSON; what the commands said is told.
+        """
         done = subprocess.run(
-            [flower_tool("flwr"), *command, "--format", "json"],
+            [sys.executable, "-c", _FLWR],
             env=self.environment,
+            input=json.dumps([[*command, "--format", "json"] for command in commands]),
             capture_output=True,
             text=True,
             check=False,
         )
+        rest, answers, decoder = done.stdout.lstrip(), list[dict[str, Any]](), json.JSONDecoder()
         try:
-            answer: dict[str, Any] = json.loads(done.stdout)
+            for _ in commands:
+                answer, end = decoder.raw_decode(rest)
+                answers.append(answer)
+                rest = rest[end:].lstrip()
         except json.JSONDecodeError:
-            raise UserError(f"flwr {command[0]} failed: {(done.stderr or done.stdout).strip()}") from None
-        return answer
+            name = commands[len(answers)][0]
+            raise UserError(f"flwr {name} failed: {(done.stderr or done.stdout).strip()}") from None
+        return answers
 
 
 def flower_environment(home: Path) -> dict[str, str]:
