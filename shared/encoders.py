@@ -3,12 +3,12 @@
 Shapes: N windows, C channels, T samples, H feature maps of the last layer, L positions in time, D embedding.
 
 An encoder is three things in a row: the training people's channel statistics (and companding), a backbone that makes H
-maps of a window, and a pooling over time. Nothing here draws from the global random generator after construction
-(there is no dropout), so clients can train in parallel threads and still repeat themselves exactly.
+maps of a window, and a pooling over time (and a hidden layer over all that is pooled). Nothing here draws from the
+global random generator after construction (there is no dropout), so clients can train in parallel threads and still
+repeat themselves exactly.
 """
 
 from collections.abc import Callable
-from math import gcd
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,9 +18,8 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from shared.errors import UserError, choose
+from shared.layers import Norm, group_norm, hidden_layer
 from shared.settings import Settings
-
-Norm = Literal["batch", "group"]
 
 POOLED_STD_EPSILON = 1e-5
 """Added to the variance over time before its root: constant maps then have a finite gradient."""
@@ -41,6 +40,8 @@ class EncoderSettings(Settings):
             asinh(d / s) / 2, with d in standard deviations of the channel: linear below s, logarithmic above, as in
             speech coding (ITU-T G.711), and halved to be as large as the window. Somebody who sits or stands moves a
             hundred times less than somebody who walks, and those movements tell the two apart. None: the windows alone.
+        hidden: If a number, that many units of a hidden layer over all that is pooled stand beside it in the embedding.
+            Unlike the hidden layers of the heads it is shared by all tasks, and in a federation by all clients.
     """
 
     name: str
@@ -48,6 +49,7 @@ class EncoderSettings(Settings):
     norm: Norm
     pooling: Literal["mean", "mean_max_std"]
     companding: PositiveFloat | None
+    hidden: int | None = Field(ge=ATTENTION_HEADS, multiple_of=ATTENTION_HEADS)
 
 
 class Backbone(NamedTuple):
@@ -96,8 +98,12 @@ class Encoder(nn.Module):
         self.settings = settings
         self.channels = channels
         self.samples = samples
-        self.dim = backbone.maps * (3 if settings.pooling == "mean_max_std" else 1)
         self.backbone = backbone.layers
+        self.dim = backbone.maps * (3 if settings.pooling == "mean_max_std" else 1)
+        self.hidden: nn.Module | None = None
+        if settings.hidden is not None:
+            self.hidden = nn.Sequential(*hidden_layer(self.dim, settings.hidden, settings.norm))
+            self.dim += settings.hidden
         self.register_buffer("mean", torch.zeros(channels, 1), persistent=False)
         self.register_buffer("std", torch.ones(channels, 1), persistent=False)
 
@@ -135,7 +141,13 @@ class Encoder(nn.Module):
         if self.settings.companding is not None:
             deviation = inputs - inputs.mean(dim=2, keepdim=True)
             inputs = torch.cat([inputs, torch.asinh(deviation / self.settings.companding) / 2], dim=1)
-        maps: Tensor = self.backbone(inputs).float()
+        pooled = self._pool(self.backbone(inputs).float())
+        if self.hidden is None:
+            return pooled
+        return torch.cat([pooled, self.hidden(pooled).float()], dim=1)
+
+    def _pool(self, maps: Tensor) -> Tensor:
+        """Maps (N, H, L) to statistics over time, (N, H) or (N, 3H)."""
         mean = maps.mean(dim=2)
         if self.settings.pooling == "mean":
             return mean
@@ -227,8 +239,7 @@ ENCODERS: dict[str, Callable[[EncoderSettings, int, int], Backbone]] = {
 
 
 def _norm(norm: Norm, maps: int) -> nn.Module:
-    """BatchNorm, or GroupNorm with up to 8 groups, each of at least two maps."""
-    return nn.BatchNorm1d(maps) if norm == "batch" else nn.GroupNorm(gcd(8, maps // 2), maps)
+    return nn.BatchNorm1d(maps) if norm == "batch" else group_norm(maps)
 
 
 def _convolution(inputs: int, maps: int, kernel: int, norm: Norm, stride: int = 1) -> list[nn.Module]:

@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -15,13 +16,15 @@ from shared.encoders import ENCODERS, Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
 
 EVERY = [
-    EncoderSettings(name=name, width=8, norm=norm, pooling=pooling, companding=companding)
-    for name, norm, (pooling, companding) in product(
-        ENCODERS, ("batch", "group"), (("mean", None), ("mean_max_std", None), ("mean_max_std", 0.03))
+    EncoderSettings(name=name, width=8, norm=norm, pooling=pooling, companding=companding, hidden=hidden)
+    for name, norm, (pooling, companding, hidden) in product(
+        ENCODERS,
+        ("batch", "group"),
+        (("mean", None, None), ("mean_max_std", None, None), ("mean_max_std", 0.03, None), ("mean_max_std", None, 12)),
     )
 ]
 every_setting = pytest.mark.parametrize(
-    "settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}-{s.companding}"
+    "settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}-{s.companding}-{s.hidden}"
 )
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
@@ -49,7 +52,7 @@ def windows(n: int, channels: int = 9, samples: int = 128, seed: int = 0) -> Ten
 
 
 def of(name: str, width: int = 8) -> EncoderSettings:
-    return EncoderSettings(name=name, width=width, norm="batch", pooling="mean_max_std", companding=None)
+    return EncoderSettings(name=name, width=width, norm="batch", pooling="mean_max_std", companding=None, hidden=None)
 
 
 @every_setting
@@ -85,6 +88,25 @@ def test_pooling_takes_mean_maximum_and_spread_over_time(name: str) -> None:
     torch.testing.assert_close(mean, maps.mean(2), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(maximum, maps.amax(2))
     torch.testing.assert_close(std, (maps.std(2, correction=0).square() + 1e-5).sqrt(), rtol=1e-4, atol=1e-5)
+
+
+@every_encoder
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_hidden_layer_stands_beside_what_is_pooled(name: str, norm: str) -> None:
+    settings = of(name).model_copy(update={"norm": norm})
+    plain, encoder = build(settings), build(settings.model_copy(update={"hidden": 12}))
+    assert encoder.dim == plain.dim + 12
+    assert isinstance(encoder.hidden, nn.Sequential)
+    for one in (plain, encoder):
+        one(windows(16, seed=1))
+        one.eval()
+    embeddings = encoder(windows(5))
+    pooled, hidden = embeddings.split([plain.dim, 12], dim=1)
+    torch.testing.assert_close(pooled, plain(windows(5)))
+    before, weights, after, _ = encoder.hidden
+    assert isinstance(weights, nn.Linear) and weights.bias is None
+    torch.testing.assert_close(hidden, F.relu(after(before(pooled) @ weights.weight.T)))
+    assert (hidden > 0).any() and (hidden == 0).any()
 
 
 @every_encoder
@@ -154,7 +176,8 @@ def test_state_holds_weights_but_no_channel_statistics(settings: EncoderSettings
     encoder = build(settings)
     encoder.standardise([1.0] * 9, [2.0] * 9)
     state = encoder.state_dict()
-    assert all(key.startswith("backbone.") for key in state)
+    assert all(key.startswith(("backbone.", "hidden.")) for key in state)
+    assert any(key.startswith("hidden.") for key in state) == (settings.hidden is not None)
     running = [key for key in state if "running" in key]
     assert bool(running) == (settings.norm == "batch")
     other = build(settings, seed=1)
@@ -271,6 +294,12 @@ def test_the_shortest_window_that_is_accepted_trains_alone() -> None:
 def test_an_unknown_encoder_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'transformer'"):
         build(of("transfomer"))
+
+
+@pytest.mark.parametrize("hidden", [0, 6, -8])
+def test_hidden_units_that_groups_cannot_share_are_refused(hidden: int) -> None:
+    with pytest.raises(ValidationError, match="hidden"):
+        EncoderSettings(**of("fcn").model_dump() | {"hidden": hidden})
 
 
 @pytest.mark.parametrize("width", [0, 6, -8])

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from shared.augmentations import Channels
+from shared.layers import hidden_layer
 from shared.settings import Settings
 
 
@@ -74,27 +74,6 @@ class Task(nn.Module, ABC):
         """Return the scalar loss of the encoded views (M, D), with the targets that ``views`` gave."""
 
 
-class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation (Ioffe and Szegedy 2015); a batch of one, which has no spread, by the running statistics.
-
-    They are mean 0 and variance 1 where there has never been a larger batch.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if len(input) > 1:
-            return super().forward(input)
-        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-
-
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return the head that all tasks use: one hidden layer with ReLU, normalised before it and in it.
-
-    Dimensions of an embedding spread differently, by up to two orders of magnitude; normalised, all of them count.
-    """
-    return nn.Sequential(
-        _BatchNorm(inputs),
-        nn.Linear(inputs, hidden, bias=False),  # the norm that follows would take a bias away again
-        _BatchNorm(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, outputs),
-    )
+    """Return the head that all tasks use: one hidden layer, normalised before it and in it."""
+    return nn.Sequential(*hidden_layer(inputs, hidden), nn.Linear(hidden, outputs))
