@@ -79,10 +79,12 @@ def outputs(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(("norm", "hidden"), [("batch", "null"), ("group", "null"), ("batch", "12"), ("group", "12")])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_every_encoder_gives_its_embeddings_of_raw_windows_in_any_batch(name: str, norm: str, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", encoder=f"{{name: {name}, width: 8, norm: {norm}}}")
+def test_every_encoder_gives_its_embeddings_of_raw_windows_in_any_batch(
+    name: str, norm: str, hidden: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", encoder=f"{{name: {name}, width: 8, norm: {norm}, hidden: {hidden}}}")
     source = prepare(run, [], ["onnx", "torchscript"])
     files = {artifact.file: artifact.content for artifact in build_onnx(source) + build_torchscript(source)}
     assert set(files) == {"encoder.onnx", "classifier.onnx", "encoder.pt"}
@@ -136,9 +138,14 @@ def test_torchscript_carries_its_card(source: Source) -> None:
 
 
 # Untrained encoders leave many windows between two classes, most of all the residual network.
-@pytest.mark.parametrize(("name", "least"), [("fcn", 0.99), ("resnet1d", 0.97), ("transformer", 0.99)])
-def test_8_bits_keep_the_decisions_on_real_windows_of_new_people(name: str, least: float, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", data="watch", encoder=f"{{name: {name}, width: 32}}")
+@pytest.mark.parametrize(
+    ("name", "hidden", "least"),
+    [("fcn", "null", 0.99), ("fcn", "128", 0.99), ("resnet1d", "null", 0.97), ("transformer", "null", 0.99)],
+)
+def test_8_bits_keep_the_decisions_on_real_windows_of_new_people(
+    name: str, hidden: str, least: float, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", data="watch", encoder=f"{{name: {name}, width: 32, hidden: {hidden}}}")
     exported = export(prepare(run, [], ["onnx", "int8"]), ["onnx", "int8"])
     float32, int8 = ([check for _, check in exported if check.format == name] for name in ("onnx", "int8"))
     for exact, rounded in zip(float32, int8, strict=True):
@@ -169,6 +176,20 @@ def test_8_bits_make_a_small_file_with_standardisation_and_pooling_in_float32(tm
         assert tensor.data_type == onnx.TensorProto.INT8
         scale = next(t for t in model.graph.initializer if t.name == name.replace("_quantized", "_scale"))
         assert list(scale.dims) == [tensor.dims[0]]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_8_bits_store_the_weights_of_a_hidden_layer_too(norm: str, tmp_path: Path) -> None:
+    encoder = f"{{name: fcn, width: 8, norm: {norm}, hidden: 32}}"
+    source = prepare(make_run(tmp_path / "run", encoder=encoder), [], ["int8"])
+    for artifact in build_int8(source):
+        model = onnx.load_from_string(artifact.content)
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        (name,) = (name for name, tensor in tensors.items() if list(tensor.dims) == [96, 32])
+        assert tensors[name].data_type == onnx.TensorProto.INT8
+        assert list(tensors[name.replace("_quantized", "_scale")].dims) == [32]
+        stored = onnx.numpy_helper.to_array(tensors[name])
+        assert (abs(stored.astype(int)).max(axis=0) == 127).all()  # each unit uses its whole range
 
 
 def test_test_people_have_no_part_in_what_is_exported(source: Source) -> None:
