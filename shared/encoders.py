@@ -40,6 +40,8 @@ class EncoderSettings(Settings):
             asinh(d / s) / 2, with d in standard deviations of the channel: linear below s, logarithmic above, as in
             speech coding (ITU-T G.711), and halved to be as large as the window. Somebody who sits or stands moves a
             hundred times less than somebody who walks, and those movements tell the two apart. None: the windows alone.
+        pooled: The maps of the "last" block, or of "every" block side by side: coarse and fine in time, as in a
+            hypercolumn (Hariharan et al. 2015). It costs no weights, and tells more where the last block is narrow.
         hidden: If a number, that many units of a hidden layer over all that is pooled stand beside it in the embedding.
             Unlike the hidden layers of the heads it is shared by all tasks, and in a federation by all clients.
     """
@@ -49,20 +51,28 @@ class EncoderSettings(Settings):
     norm: Norm
     pooling: Literal["mean", "mean_max_std"]
     companding: PositiveFloat | None
+    pooled: Literal["last", "every"]
     hidden: int | None = Field(ge=ATTENTION_HEADS, multiple_of=ATTENTION_HEADS)
 
 
+class Block(NamedTuple):
+    """Where a block ends, as a number of layers from the backbone's beginning, and how many maps it makes there."""
+
+    end: int
+    maps: int
+
+
 class Backbone(NamedTuple):
-    """Layers from standardised windows (N, C, T) to maps (N, H, L), with H and T / L.
+    """Layers from standardised windows (N, C, T) to maps (N, H, L), with L about T / stride.
 
     Args:
-        layers: The module.
-        maps: H.
-        stride: Samples per position of the maps, a power of two.
+        layers: One after the other.
+        blocks: What can be pooled; the last one ends with the last layer and makes H maps.
+        stride: Samples per position of the last maps, a power of two.
     """
 
-    layers: nn.Module
-    maps: int
+    layers: nn.Sequential
+    blocks: tuple[Block, ...]
     stride: int
 
 
@@ -99,7 +109,9 @@ class Encoder(nn.Module):
         self.channels = channels
         self.samples = samples
         self.backbone = backbone.layers
-        self.dim = backbone.maps * (3 if settings.pooling == "mean_max_std" else 1)
+        pooled = backbone.blocks if settings.pooled == "every" else backbone.blocks[-1:]
+        self.pooled_after = [block.end - 1 for block in pooled]
+        self.dim = sum(block.maps for block in pooled) * (3 if settings.pooling == "mean_max_std" else 1)
         self.hidden: nn.Module | None = None
         if settings.hidden is not None:
             self.hidden = nn.Sequential(*hidden_layer(self.dim, settings.hidden, settings.norm))
@@ -141,7 +153,12 @@ class Encoder(nn.Module):
         if self.settings.companding is not None:
             deviation = inputs - inputs.mean(dim=2, keepdim=True)
             inputs = torch.cat([inputs, torch.asinh(deviation / self.settings.companding) / 2], dim=1)
-        pooled = self._pool(self.backbone(inputs).float())
+        parts = []
+        for number, layer in enumerate(self.backbone):
+            inputs = layer(inputs)
+            if number in self.pooled_after:
+                parts.append(self._pool(inputs.float()))
+        pooled = torch.cat(parts, dim=1)
         if self.hidden is None:
             return pooled
         return torch.cat([pooled, self.hidden(pooled).float()], dim=1)
@@ -178,7 +195,7 @@ def fcn(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
         *_convolution(width, 2 * width, 5, settings.norm, stride=2),
         *_convolution(2 * width, 4 * width, 3, settings.norm, stride=2),
     )
-    return Backbone(layers, 4 * width, 8)
+    return Backbone(layers, (Block(3, width), Block(6, 2 * width), Block(9, 4 * width)), 8)
 
 
 def resnet1d(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
@@ -193,7 +210,7 @@ def resnet1d(settings: EncoderSettings, channels: int, samples: int) -> Backbone
         _Residual(width, 2 * width, settings.norm, stride=2),
         _Residual(2 * width, 2 * width, settings.norm, stride=2),
     )
-    return Backbone(layers, 2 * width, 8)
+    return Backbone(layers, (Block(4, width), Block(5, 2 * width), Block(6, 2 * width)), 8)
 
 
 def conv_lstm(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
@@ -210,7 +227,8 @@ def conv_lstm(settings: EncoderSettings, channels: int, samples: int) -> Backbon
         *_convolution(width, width, 5, settings.norm),
         _LSTM(width, 2 * width),
     )
-    return Backbone(layers, 2 * width, 4)
+    convolutions = (Block(end, width) for end in (3, 6, 9, 12))
+    return Backbone(layers, (*convolutions, Block(13, 2 * width)), 4)
 
 
 def transformer(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
@@ -226,7 +244,7 @@ def transformer(settings: EncoderSettings, channels: int, samples: int) -> Backb
         _Attention(maps, settings.norm),
         _norm(settings.norm, maps),
     )
-    return Backbone(layers, maps, PATCH)
+    return Backbone(layers, (Block(2, maps), Block(4, maps)), PATCH)
 
 
 ENCODERS: dict[str, Callable[[EncoderSettings, int, int], Backbone]] = {

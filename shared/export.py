@@ -440,7 +440,7 @@ def _quantised(model: onnx.ModelProto, train: Windows) -> onnx.ModelProto:
         onnx.save(model, original)
         quant_pre_process(original, prepared, skip_symbolic_shape=True)
         nodes = onnx.load(prepared).graph.node
-        backbone = [node for node in nodes if "backbone/" in node.name]
+        backbone = [node for node in nodes if "backbone." in node.name]
         first = next(node for node in backbone if node.op_type == "Conv")
         hidden = [node for node in nodes if node.op_type in ("Gemm", "MatMul") and "/hidden." in node.input[0]]
         quantize_static(

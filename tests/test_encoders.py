@@ -16,15 +16,21 @@ from shared.encoders import ENCODERS, Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
 
 EVERY = [
-    EncoderSettings(name=name, width=8, norm=norm, pooling=pooling, companding=companding, hidden=hidden)
-    for name, norm, (pooling, companding, hidden) in product(
+    EncoderSettings(name=name, width=8, norm=norm, pooling=pooling, companding=companding, pooled=pooled, hidden=hidden)
+    for name, norm, (pooling, companding, pooled, hidden) in product(
         ENCODERS,
         ("batch", "group"),
-        (("mean", None, None), ("mean_max_std", None, None), ("mean_max_std", 0.03, None), ("mean_max_std", None, 12)),
+        (
+            ("mean", None, "last", None),
+            ("mean_max_std", None, "last", None),
+            ("mean_max_std", 0.03, "last", None),
+            ("mean_max_std", None, "every", None),
+            ("mean_max_std", None, "last", 12),
+        ),
     )
 ]
 every_setting = pytest.mark.parametrize(
-    "settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}-{s.companding}-{s.hidden}"
+    "settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}-{s.companding}-{s.pooled}-{s.hidden}"
 )
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
@@ -52,7 +58,9 @@ def windows(n: int, channels: int = 9, samples: int = 128, seed: int = 0) -> Ten
 
 
 def of(name: str, width: int = 8) -> EncoderSettings:
-    return EncoderSettings(name=name, width=width, norm="batch", pooling="mean_max_std", companding=None, hidden=None)
+    return EncoderSettings(
+        name=name, width=width, norm="batch", pooling="mean_max_std", companding=None, pooled="last", hidden=None
+    )
 
 
 @every_setting
@@ -90,6 +98,30 @@ def test_pooling_takes_mean_maximum_and_spread_over_time(name: str) -> None:
     torch.testing.assert_close(std, (maps.std(2, correction=0).square() + 1e-5).sqrt(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "maps"),
+    [
+        ("fcn", {3: 8, 6: 16, 9: 32}),
+        ("resnet1d", {4: 8, 5: 16, 6: 16}),
+        ("conv_lstm", {3: 8, 6: 8, 9: 8, 12: 8, 13: 16}),
+        ("transformer", {2: 16, 4: 16}),
+    ],
+)
+@pytest.mark.parametrize("pooling", ["mean", "mean_max_std"])
+def test_every_block_can_be_pooled(name: str, maps: dict[int, int], pooling: str) -> None:
+    settings = of(name).model_copy(update={"pooling": pooling})
+    last, every = build(settings).eval(), build(settings.model_copy(update={"pooled": "every"})).eval()
+    statistics = 1 if pooling == "mean" else 3
+    x = windows(4)
+    parts = every(x).split([statistics * number for number in maps.values()], dim=1)
+    for (end, number), part in zip(maps.items(), parts, strict=True):
+        means = every.backbone[:end](x).mean(dim=2)
+        assert means.shape == (4, number)
+        torch.testing.assert_close(part[:, :number], means)
+    torch.testing.assert_close(parts[-1], last(x))
+    assert len(last.backbone) == max(maps)
+
+
 @every_encoder
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_hidden_layer_stands_beside_what_is_pooled(name: str, norm: str) -> None:
@@ -113,7 +145,7 @@ def test_a_hidden_layer_stands_beside_what_is_pooled(name: str, norm: str) -> No
 def test_companding_shows_small_movements_beside_the_window_itself(name: str) -> None:
     encoder = build(of(name).model_copy(update={"companding": 0.5})).eval()
     seen: list[Tensor] = []
-    encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder.backbone[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     encoder.standardise([1.0] * 9, [2.0] * 9)
     small = 1e-3 * torch.sin(torch.arange(128.0)).expand(2, 9, 128)
     for x in (small, small + 7, 1000 * small):

@@ -46,7 +46,9 @@ from shared.evaluate import protocols as protocols_module
 from shared.features import expert_features
 from shared.seeding import seeded_initialisation
 
-SETTINGS = EncoderSettings(name="fcn", width=4, norm="batch", pooling="mean_max_std", companding=None, hidden=None)
+SETTINGS = EncoderSettings(
+    name="fcn", width=4, norm="batch", pooling="mean_max_std", companding=None, pooled="last", hidden=None
+)
 RNG = np.random.default_rng(0)
 
 

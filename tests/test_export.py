@@ -79,12 +79,10 @@ def outputs(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-@pytest.mark.parametrize(("norm", "hidden"), [("batch", "null"), ("group", "null"), ("batch", "12"), ("group", "12")])
+@pytest.mark.parametrize("more", ["norm: batch", "norm: group", "norm: group, hidden: 12", "pooled: every, hidden: 12"])
 @pytest.mark.parametrize("name", ENCODERS)
-def test_every_encoder_gives_its_embeddings_of_raw_windows_in_any_batch(
-    name: str, norm: str, hidden: str, tmp_path: Path
-) -> None:
-    run = make_run(tmp_path / "run", encoder=f"{{name: {name}, width: 8, norm: {norm}, hidden: {hidden}}}")
+def test_every_encoder_gives_its_embeddings_of_raw_windows_in_any_batch(name: str, more: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", encoder=f"{{name: {name}, width: 8, {more}}}")
     source = prepare(run, [], ["onnx", "torchscript"])
     files = {artifact.file: artifact.content for artifact in build_onnx(source) + build_torchscript(source)}
     assert set(files) == {"encoder.onnx", "classifier.onnx", "encoder.pt"}
@@ -139,13 +137,17 @@ def test_torchscript_carries_its_card(source: Source) -> None:
 
 # Untrained encoders leave many windows between two classes, most of all the residual network.
 @pytest.mark.parametrize(
-    ("name", "hidden", "least"),
-    [("fcn", "null", 0.99), ("fcn", "128", 0.99), ("resnet1d", "null", 0.97), ("transformer", "null", 0.99)],
+    ("encoder", "least"),
+    [
+        ("name: fcn", 0.99),
+        ("name: fcn, hidden: 128", 0.99),
+        ("name: fcn, pooled: every", 0.99),
+        ("name: resnet1d", 0.97),
+        ("name: transformer", 0.99),
+    ],
 )
-def test_8_bits_keep_the_decisions_on_real_windows_of_new_people(
-    name: str, hidden: str, least: float, tmp_path: Path
-) -> None:
-    run = make_run(tmp_path / "run", data="watch", encoder=f"{{name: {name}, width: 32, hidden: {hidden}}}")
+def test_8_bits_keep_the_decisions_on_real_windows_of_new_people(encoder: str, least: float, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", data="watch", encoder=f"{{{encoder}, width: 32}}")
     exported = export(prepare(run, [], ["onnx", "int8"]), ["onnx", "int8"])
     float32, int8 = ([check for _, check in exported if check.format == name] for name in ("onnx", "int8"))
     for exact, rounded in zip(float32, int8, strict=True):

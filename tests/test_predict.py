@@ -38,7 +38,9 @@ from shared.predict import (
 from shared.seeding import seeded_initialisation
 
 CARD = ModelCard("classifier", "watch", watch.CHANNELS, watch.UNITS, watch.RATE, watch.SAMPLES, ("a", "b"), "digest")
-SETTINGS = EncoderSettings(name="fcn", width=8, norm="batch", pooling="mean", companding=None, hidden=None)
+SETTINGS = EncoderSettings(
+    name="fcn", width=8, norm="batch", pooling="mean", companding=None, pooled="last", hidden=None
+)
 Signal = NDArray[np.float64]
 
 

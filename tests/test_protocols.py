@@ -32,7 +32,9 @@ from shared.evaluate import networks as networks_module
 from shared.evaluate.networks import FINETUNE, HEAD, SUPERVISED
 from shared.evaluate.representation import untrained
 
-SMALL = EncoderSettings(name="fcn", width=4, norm="batch", pooling="mean_max_std", companding=None, hidden=None)
+SMALL = EncoderSettings(
+    name="fcn", width=4, norm="batch", pooling="mean_max_std", companding=None, pooled="last", hidden=None
+)
 ALL = list(PROTOCOLS)
 FROZEN = ["linear", "knn", "head"]
 
