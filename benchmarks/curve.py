@@ -31,8 +31,8 @@ from simulation.__main__ import simulate
 
 _LOOK_SECONDS = 0.05
 
-_ROUNDS = (0, 1, 2, 3, 5, 8, 12, 16, 20, 30, 40, 50)
-"""Looked at where ``--at`` names no others, as far as a run has them."""
+_ROUNDS = (0, 1, 2, 3, 5, 8, 12, 16, 20, 30, 40)
+"""Looked at where ``--at`` names no others, as far as a run has them, and its last one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     uploads = [f"federation.upload={upload}" for upload in options.uploads]
     configs = [load_config(options.config, [*options.overrides, upload]) for upload in uploads]
     rounds = configs[0].federation.rounds
-    options.at = options.at or [number for number in _ROUNDS if number <= rounds]
+    options.at = options.at or [*(number for number in _ROUNDS if number < rounds), rounds]
     if missing := [number for number in options.at if not 0 <= number <= rounds]:
         raise UserError(f"--at: there is no round {missing[0]} in a run of {rounds} rounds")
     if options.seeds < 1:
@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as federation.rounds=20")
     parser.add_argument("--uploads", nargs="+", default=["float32", "int4"], help="values of federation.upload")
-    parser.add_argument("--at", type=int, nargs="+", help="rounds to look at (default: some, closer at first)")
+    parser.add_argument(
+        "--at", type=int, nargs="+", help="rounds to look at (default: some, closer at first, and the last)"
+    )
     parser.add_argument("--regimes", nargs="+", default=["1", "all"], help="labels per person and class")
     parser.add_argument("--seeds", type=int, default=5, help="draws of labels (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=DEFAULTS.parents[1] / "benchmarks" / "curve.svg", help="the chart")

@@ -52,7 +52,7 @@ def measure_rounds(config: Config) -> list[Row]:
                     f"{flower / bare:.2f}",
                     _AIMS[engine],
                 ),
-                (f"peak memory, {engine}, all processes", f"{peak / 1e6:.0f} MB", ""),
+                (f"peak memory of the first round, {engine}, all processes", f"{peak / 1e6:.0f} MB", ""),
             ]
         rows += _bytes(folder, people * config.federation.rounds)
     return rows

@@ -35,8 +35,14 @@ for command in json.load(sys.stdin):
         app(command)
     except SystemExit:
         pass
+    except Exception as error:
+        print(error)
+    print(chr(0), flush=True)
 """
-"""The command ``flwr`` for several commands in turn: it takes a second of a processor to start, and none to go on."""
+"""The command ``flwr`` for several commands in turn: it takes a second of a processor to start, and none to go on.
+
+A NUL ends each answer. Soon after its gravest errors Flower ends the process, too.
+"""
 
 
 class SuperLink:
@@ -129,28 +135,28 @@ class SuperLink:
         return self.ask_each([command])[0]
 
     def ask_each(self, commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-        """Run ``flwr`` commands one after the other, whatever became of those before, and return their answers.
+        """Run ``flwr`` commands in one process, one after the other, and return their answers, refusals among them.
 
         Raises:
-            UserError: An answer is missing or not JSON; what the commands said is told.
+            UserError: A command's answer is not JSON, or missing; it is named, and what it said is told.
         """
         done = subprocess.run(
-            [sys.executable, "-c", _FLWR],
+            [sys.executable, "-P", "-c", _FLWR],
             env=self.environment,
             input=json.dumps([[*command, "--format", "json"] for command in commands]),
             capture_output=True,
             text=True,
             check=False,
         )
-        rest, answers, decoder = done.stdout.lstrip(), list[dict[str, Any]](), json.JSONDecoder()
-        try:
-            for _ in commands:
-                answer, end = decoder.raw_decode(rest)
-                answers.append(answer)
-                rest = rest[end:].lstrip()
-        except json.JSONDecodeError:
-            name = commands[len(answers)][0]
-            raise UserError(f"flwr {name} failed: {(done.stderr or done.stdout).strip()}") from None
+        said = iter(done.stdout.split("\0"))
+        answers = []
+        for command in commands:
+            own = next(said, "").strip()
+            try:
+                answers.append(json.loads(own))
+            except json.JSONDecodeError:
+                told = "\n".join(filter(None, [own, done.stderr.strip()]))
+                raise UserError(f"flwr {' '.join(command)} failed: {told}") from None
         return answers
 
 

@@ -9,16 +9,17 @@ repeat themselves exactly.
 """
 
 from collections.abc import Callable
+from math import gcd
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from shared.errors import UserError, choose
-from shared.layers import Norm, group_norm, hidden_layer
+from shared.layers import Norm, hidden_layer
 from shared.settings import Settings
 
 POOLED_STD_EPSILON = 1e-5
@@ -41,7 +42,8 @@ class EncoderSettings(Settings):
             speech coding (ITU-T G.711), and halved to be as large as the window. Somebody who sits or stands moves a
             hundred times less than somebody who walks, and those movements tell the two apart. None: the windows alone.
         pooled: The maps of the "last" block, or of "every" block side by side: coarse and fine in time, as in a
-            hypercolumn (Hariharan et al. 2015). It costs no weights, and tells more where the last block is narrow.
+            hypercolumn (Hariharan et al. 2015). The backbone has no more weights for it, and the embedding tells more
+            where the last block is narrow.
         hidden: If a number, that many units of a hidden layer over all that is pooled stand beside it in the embedding.
             Unlike the hidden layers of the heads it is shared by all tasks, and in a federation by all clients.
     """
@@ -52,13 +54,13 @@ class EncoderSettings(Settings):
     pooling: Literal["mean", "mean_max_std"]
     companding: PositiveFloat | None
     pooled: Literal["last", "every"]
-    hidden: int | None = Field(ge=ATTENTION_HEADS, multiple_of=ATTENTION_HEADS)
+    hidden: PositiveInt | None
 
 
 class Block(NamedTuple):
-    """Where a block ends, as a number of layers from the backbone's beginning, and how many maps it makes there."""
+    """The number of a block's last layer, from 0, and how many maps it makes."""
 
-    end: int
+    last: int
     maps: int
 
 
@@ -67,7 +69,7 @@ class Backbone(NamedTuple):
 
     Args:
         layers: One after the other.
-        blocks: What can be pooled; the last one ends with the last layer and makes H maps.
+        blocks: What can be pooled; the last one makes H maps.
         stride: Samples per position of the last maps, a power of two.
     """
 
@@ -110,7 +112,7 @@ class Encoder(nn.Module):
         self.samples = samples
         self.backbone = backbone.layers
         pooled = backbone.blocks if settings.pooled == "every" else backbone.blocks[-1:]
-        self.pooled_after = [block.end - 1 for block in pooled]
+        self.pooled_after = [block.last for block in pooled]
         self.dim = sum(block.maps for block in pooled) * (3 if settings.pooling == "mean_max_std" else 1)
         self.hidden: nn.Module | None = None
         if settings.hidden is not None:
@@ -185,7 +187,7 @@ def build_encoder(settings: EncoderSettings, channels: int, samples: int) -> Enc
 
 
 def fcn(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
-    """Fully convolutional network of three blocks (Wang, Yan and Oates 2017, figure 1b), D = 4 width.
+    """Fully convolutional network of three blocks (Wang, Yan and Oates 2017, figure 1b), H = 4 width.
 
     Each block halves the time by the stride of its convolution rather than by pooling: half the arithmetic.
     """
@@ -195,11 +197,11 @@ def fcn(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
         *_convolution(width, 2 * width, 5, settings.norm, stride=2),
         *_convolution(2 * width, 4 * width, 3, settings.norm, stride=2),
     )
-    return Backbone(layers, (Block(3, width), Block(6, 2 * width), Block(9, 4 * width)), 8)
+    return Backbone(layers, (Block(2, width), Block(5, 2 * width), Block(8, 4 * width)), 8)
 
 
 def resnet1d(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
-    """Residual network of three blocks (Wang, Yan and Oates 2017, figure 1c), D = 2 width.
+    """Residual network of three blocks (Wang, Yan and Oates 2017, figure 1c), H = 2 width.
 
     Stem, short cuts and strides are those of He et al. 2016 (ResNet-18), in one dimension.
     """
@@ -210,11 +212,11 @@ def resnet1d(settings: EncoderSettings, channels: int, samples: int) -> Backbone
         _Residual(width, 2 * width, settings.norm, stride=2),
         _Residual(2 * width, 2 * width, settings.norm, stride=2),
     )
-    return Backbone(layers, (Block(4, width), Block(5, 2 * width), Block(6, 2 * width)), 8)
+    return Backbone(layers, (Block(3, width), Block(4, 2 * width), Block(5, 2 * width)), 8)
 
 
 def conv_lstm(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
-    """DeepConvLSTM: four convolutions, then two LSTM layers (Ordóñez and Roggen 2016), D = 2 width.
+    """DeepConvLSTM: four convolutions, then two LSTM layers (Ordóñez and Roggen 2016), H = 2 width.
 
     Unlike theirs, the first two convolutions have stride 2: the LSTM, whose steps cannot run side by side,
     takes a quarter of them. Convolutions are normalised, and all LSTM outputs are pooled, not the last alone.
@@ -227,12 +229,12 @@ def conv_lstm(settings: EncoderSettings, channels: int, samples: int) -> Backbon
         *_convolution(width, width, 5, settings.norm),
         _LSTM(width, 2 * width),
     )
-    convolutions = (Block(end, width) for end in (3, 6, 9, 12))
-    return Backbone(layers, (*convolutions, Block(13, 2 * width)), 4)
+    convolutions = (Block(last, width) for last in (2, 5, 8, 11))
+    return Backbone(layers, (*convolutions, Block(12, 2 * width)), 4)
 
 
 def transformer(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
-    """Pre-norm transformer over patches of 8 samples with learned positions, D = 2 width.
+    """Pre-norm transformer over patches of 8 samples with learned positions, H = 2 width.
 
     As in Zerveas et al. 2021 (section 3.1) the tokens of a series are normalised over the batch, not one by
     one; ``norm: group`` normalises each window by itself.
@@ -244,7 +246,7 @@ def transformer(settings: EncoderSettings, channels: int, samples: int) -> Backb
         _Attention(maps, settings.norm),
         _norm(settings.norm, maps),
     )
-    return Backbone(layers, (Block(2, maps), Block(4, maps)), PATCH)
+    return Backbone(layers, (Block(1, maps), Block(3, maps)), PATCH)
 
 
 ENCODERS: dict[str, Callable[[EncoderSettings, int, int], Backbone]] = {
@@ -257,7 +259,8 @@ ENCODERS: dict[str, Callable[[EncoderSettings, int, int], Backbone]] = {
 
 
 def _norm(norm: Norm, maps: int) -> nn.Module:
-    return nn.BatchNorm1d(maps) if norm == "batch" else group_norm(maps)
+    """BatchNorm, or GroupNorm (Wu and He 2018) with up to 8 groups, each of at least two maps."""
+    return nn.BatchNorm1d(maps) if norm == "batch" else nn.GroupNorm(gcd(8, maps // 2), maps)
 
 
 def _convolution(inputs: int, maps: int, kernel: int, norm: Norm, stride: int = 1) -> list[nn.Module]:

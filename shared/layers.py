@@ -1,6 +1,5 @@
 """What encoders and task heads share: a normalised hidden layer for vectors, which also takes a batch of one."""
 
-from math import gcd
 from typing import Literal
 
 import torch.nn.functional as F
@@ -23,15 +22,11 @@ class BatchNorm(nn.BatchNorm1d):
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-def group_norm(features: int) -> nn.GroupNorm:
-    """Group normalisation (Wu and He 2018) with up to 8 groups, each of at least two features."""
-    return nn.GroupNorm(gcd(8, features // 2), features)
-
-
 def hidden_layer(inputs: int, units: int, norm: Norm = "batch") -> list[nn.Module]:
     """Return the layers from (N, inputs) to (N, units): normalised before and after the weights, then ReLU.
 
-    What is pooled over time spreads differently, by up to two orders of magnitude; normalised, all of it counts.
+    What is pooled over time spreads differently, by up to two orders of magnitude. Normalised over the batch, all of it
+    counts. With "group" each vector is one group: layer normalisation (Ba, Kiros and Hinton 2016).
     """
     return [
         _norm(norm, inputs),
@@ -42,4 +37,4 @@ def hidden_layer(inputs: int, units: int, norm: Norm = "batch") -> list[nn.Modul
 
 
 def _norm(norm: Norm, features: int) -> nn.Module:
-    return BatchNorm(features) if norm == "batch" else group_norm(features)
+    return BatchNorm(features) if norm == "batch" else nn.LayerNorm(features)
