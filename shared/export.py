@@ -4,9 +4,9 @@ Every exported file takes raw windows, float32 (N, C, T) in the units and at the
 standardisation is inside. Formats:
 
 - ``onnx``: ``encoder.onnx`` (embeddings) and ``classifier.onnx`` (probabilities of the activities), float32.
-- ``int8``: ``encoder.int8.onnx`` and ``classifier.int8.onnx``. The weights of the encoder (a scale per output channel)
-  and the backbone's activations (ranges of training windows) are 8-bit integers; the standardisation, the companding,
-  the arithmetic of the first convolution and of the hidden layer, the pooling and the probe stay float32.
+- ``int8``: ``encoder.int8.onnx`` and ``classifier.int8.onnx``. The weights of the backbone and of a hidden layer (a
+  scale per output channel) and their activations (ranges of training windows) are 8-bit integers; the standardisation,
+  the companding, the arithmetic of the first convolution, the pooling and the probe stay float32.
 - ``torchscript``: ``encoder.pt`` for ``torch.jit.load``, which reads it with TorchScript's own reader and no Python
   pickle. It is a program for PyTorch all the same: load files of those you trust only.
 
@@ -429,7 +429,7 @@ def _quantised(model: onnx.ModelProto, train: Windows) -> onnx.ModelProto:
     """Give the backbone 8-bit weights and activations (Jacob et al. 2018, section 2), by quantise-dequantise pairs.
 
     The first convolution computes in float32, with weights stored in 8 bits: 256 steps for the whole range of a sensor
-    are too few to tell sitting from standing. So does a hidden layer: what it sees differs in size.
+    are too few to tell sitting from standing.
     Other weights use 7 of their 8 bits, because older x86 processors add pairs of products in 16 bits, where full ones
     overflow: the file then gives the same on every processor.
     """
@@ -449,7 +449,7 @@ def _quantised(model: onnx.ModelProto, train: Windows) -> onnx.ModelProto:
             _Calibration(train),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTISED_NODES),
-            nodes_to_quantize=[node.name for node in backbone if node is not first],
+            nodes_to_quantize=[node.name for node in (*backbone, *hidden) if node is not first],
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
@@ -457,26 +457,24 @@ def _quantised(model: onnx.ModelProto, train: Windows) -> onnx.ModelProto:
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": CALIBRATION_PERCENTILE},
         )
-        model = onnx.load(quantised)
-        for node in (first, *hidden):
-            _store_weights(model, node.input[1], output_axis=0 if node is first else 1)
-        return model
+        return _with_stored_weights(onnx.load(quantised), first.name)
 
 
-def _store_weights(model: onnx.ModelProto, name: str, output_axis: int) -> None:
-    """Store weights that compute in float32 as 8-bit integers with a scale per output channel."""
-    weights = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+def _with_stored_weights(model: onnx.ModelProto, convolution: str) -> onnx.ModelProto:
+    """Store the weights of one convolution as 8-bit integers with a scale per output channel."""
+    node = next(node for node in model.graph.node if node.name == convolution)
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
     values = onnx.numpy_helper.to_array(weights)
-    inputs = tuple(axis for axis in range(values.ndim) if axis != output_axis)
-    scale = np.maximum(np.abs(values).max(axis=inputs, keepdims=True) / 127, np.finfo(np.float32).tiny)
+    scale = np.maximum(np.abs(values).max(axis=(1, 2)) / 127, np.finfo(np.float32).tiny)
     stored = {
-        f"{name}_quantized": np.rint(values / scale).astype(np.int8),
-        f"{name}_scale": scale.ravel(),
-        f"{name}_zero_point": np.zeros(scale.size, np.int8),
+        f"{weights.name}_quantized": np.rint(values / scale[:, None, None]).astype(np.int8),
+        f"{weights.name}_scale": scale,
+        f"{weights.name}_zero_point": np.zeros(len(scale), np.int8),
     }
     model.graph.initializer.remove(weights)
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, key) for key, array in stored.items())
-    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", [*stored], [name], axis=output_axis))
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in stored.items())
+    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", [*stored], [weights.name], axis=0))
+    return model
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
