@@ -429,9 +429,8 @@ def _quantised(model: onnx.ModelProto, train: Windows) -> onnx.ModelProto:
     """Give the backbone 8-bit weights and activations (Jacob et al. 2018, section 2), by quantise-dequantise pairs.
 
     The first convolution computes in float32, with weights stored in 8 bits: 256 steps for the whole range of a sensor
-    are too few to tell sitting from standing.
-    Other weights use 7 of their 8 bits, because older x86 processors add pairs of products in 16 bits, where full ones
-    overflow: the file then gives the same on every processor.
+    are too few to tell sitting from standing. Other weights use 7 of their 8 bits, because older x86 processors add
+    pairs of products in 16 bits, where full ones overflow: the file then gives the same on every processor.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # the calibration chats
         original, prepared, quantised = (
