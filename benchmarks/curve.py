@@ -120,7 +120,7 @@ def _keeping(checkpoints: Path, kept: Path, rounds: Sequence[int]) -> Iterator[N
             file = checkpoints / f"step-{number:06d}.safetensors"
             if not (target := kept / str(number) / file.name).exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):  # not there yet, or gone already, which is told in the end
+                with suppress(FileNotFoundError):  # not there yet, or gone already; the table then lacks the point
                     shutil.copy(file, target)
 
     def keep_looking() -> None:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.steps import Row
+from benchmarks.steps import Measurement
 from shared.config import Config, load_config
+from shared.cpu import set_up_process
 from shared.data import load, training_people
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.metrics import METRICS, read_metrics
 from shared.model import Model, TrainingData, build_model, prepare
-from shared.processor import set_up_process
 from shared.runs import EXCHANGE
 from shared.train import build_optimizer, pick_device, train_epochs
 from simulation.__main__ import simulate
@@ -30,12 +30,12 @@ from simulation.__main__ import simulate
 _AIMS = {"ray": "≤ 1.25", "inprocess": "≤ 1.10"}
 
 
-def measure_rounds(config: Config) -> list[Row]:
+def measure_rounds(config: Config) -> list[Measurement]:
     """Time rounds of both engines against bare loops in as many processes or threads."""
     people = len(training_people(config.data))
     workers = max(1, (os.cpu_count() or 1) // config.train.threads)
     work = f"local_epochs={config.federation.local_epochs}, precision={config.train.precision}"
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch:
         for engine, executor in (("ray", _processes), ("inprocess", _threads)):
             folder = Path(scratch) / engine
@@ -144,13 +144,13 @@ def _first_round_memory(run: Callable[[], None], metrics: Path) -> int:
 def _memory(process: psutil.Process) -> int:
     """Memory that is the process's own, or its share of what is shared, where the system tells."""
     try:
-        told = process.memory_full_info()
+        memory = process.memory_full_info()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
-    return int(getattr(told, "pss", told.uss))
+    return int(getattr(memory, "pss", memory.uss))
 
 
-def _bytes(folder: Path, client_rounds: int) -> list[Row]:
+def _bytes(folder: Path, client_rounds: int) -> list[Measurement]:
     exchange = json.loads((folder / EXCHANGE).read_text(encoding="utf-8"))
     return [
         (f"bytes {side}, a client and round", f"{exchange[f'bytes_{side}'] / client_rounds / 1e3:.0f} kB", "")

@@ -115,10 +115,10 @@ def _run(module: Sequence[str], runs: Path) -> int:
     Raises:
         UserError: It failed; says why.
     """
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+") as output:
         environment = os.environ | {"FEDHAR_RUNS": str(runs), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            [sys.executable, "-m", *module], cwd=ROOT, env=environment, stdout=told, stderr=subprocess.STDOUT
+            [sys.executable, "-m", *module], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -127,8 +127,8 @@ def _run(module: Sequence[str], runs: Path) -> int:
             process.wait()
             raise
         if status:
-            told.seek(0)
-            raise UserError(f"python -m {' '.join(module)} failed: {told.read()[-1000:].strip()}")
+            output.seek(0)
+            raise UserError(f"python -m {' '.join(module)} failed: {output.read()[-1000:].strip()}")
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -7,21 +7,21 @@ from collections.abc import Callable
 import torch
 
 from shared.config import Config
+from shared.cpu import set_up_process
 from shared.data import load
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
 from shared.model import build_model, prepare
-from shared.processor import set_up_process
 from shared.seeding import make_generator
 from shared.train import build_optimizer, pick_device
 
-Row = tuple[str, str, str]
+Measurement = tuple[str, str, str]
 """What was measured, the figure, and what is aimed at."""
 
 _REPETITIONS = 15
 
 
-def measure_steps(config: Config) -> list[Row]:
+def measure_steps(config: Config) -> list[Measurement]:
     """Time a client's training step and its parts, with the client's number of threads."""
     set_up_process(config.train.threads)
     device = pick_device(config.train.device)

@@ -17,16 +17,16 @@ from shared.checkpoint import (
     unpack_optimizer,
 )
 from shared.config import Config, load_config
+from shared.cpu import set_up_process
 from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.errors import run_command
 from shared.metrics import Row
 from shared.model import Model, build_model, prepare
-from shared.processor import set_up_process
 from shared.progress import RunProgress
 from shared.runs import open_run, run_folder, run_parser
 from shared.tracking import Tracker
-from shared.train import build_optimizer, pick_device, rehearse, train_epochs
+from shared.train import build_optimizer, check_trainable, pick_device, train_epochs
 
 _EVERYBODY = 0
 """Stands for the person in the seeds of pooled data."""
@@ -58,7 +58,7 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
         UserError: Bad data, or a folder that cannot be used.
     """
     train, _ = load(config.data)
-    rehearse(config, train)
+    check_trainable(config, train)
     open_run(folder, config, resume=resume, force=force)
     set_up_process(config.centralized.threads)
     device = pick_device(config.train.device)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared.checkpoint import load_encoder
 from shared.config import Config, differences, load_config
+from shared.cpu import keep_memory
 from shared.data import DataSettings, load
 from shared.data.windows import Windows
 from shared.encoders import Encoder
@@ -35,7 +36,6 @@ from shared.evaluate import (
     probe,
 )
 from shared.files import write_atomic
-from shared.processor import keep_memory
 from shared.runs import EXCHANGE, runs_root
 
 REPORT = "probe.json"

@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 from client.state import PrivateState
 from shared.compression import FULL, compress
 from shared.config import Config
+from shared.cpu import set_up_process
 from shared.data import DataSettings, People, load, training_people
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
@@ -25,7 +26,6 @@ from shared.errors import UserError
 from shared.exchange import arrays_of, incoming, outgoing
 from shared.model import TrainingData, build_model, prepare
 from shared.privacy import private_update
-from shared.processor import set_up_process
 from shared.runs import from_run_config
 from shared.train import build_optimizer, pick_device, train_epochs
 
@@ -75,17 +75,17 @@ def introduce(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the received encoder on this person's windows; reply with encoder arrays, counts and losses."""
     config, run_folder = from_run_config(context.run_config, context.run_id)
-    told = message.content.config_records["config"]
-    server_round = cast(int, told["server-round"])
+    order = message.content.config_records["config"]
+    server_round = cast(int, order["server-round"])
     windows, data = _prepared(config, _partition(context), _own_data(context))
     person = windows.people[0]
     set_up_process(config.train.threads)
     device = pick_device(config.train.device)
-    model = build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.from_dict(told)).to(device)
+    model = build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.from_dict(order)).to(device)
     optimizer = build_optimizer(model, config.train)
     policy = config.federation.norm_statistics
     state = PrivateState(
-        _state_root(context, run_folder, str(told["run"])) / f"person_{person:02d}", config.digest, policy
+        _state_root(context, run_folder, str(order["run"])) / f"person_{person:02d}", config.digest, policy
     )
     residual = state.restore(model, optimizer, before=server_round)
     received = arrays_of(message.content.array_records["arrays"])

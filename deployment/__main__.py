@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from server.superlink import SuperLink
+from runtime.superlink import SuperLink
 from shared.config import DEFAULTS, Config, load_config
 from shared.errors import UserError, run_command
 from shared.progress import RunProgress, RunWatcher
@@ -72,10 +72,10 @@ def _refuse_a_second_run(
         busy = [run for run in answer["runs"] if not str(run["status"]).startswith("finished")]
         if not busy:
             return
-        told = f"the SuperLink is busy with run {busy[0]['run-id']}, which is {busy[0]['status']}"
+        state = f"the SuperLink is busy with run {busy[0]['run-id']}, which is {busy[0]['status']}"
         if time.monotonic() > deadline:
-            raise UserError(f"{told}: wait for its end, or restart the SuperLink, which ends it within two minutes")
-        console.print(f"{told}; waiting for its end", highlight=False)
+            raise UserError(f"{state}: wait for its end, or restart the SuperLink, which ends it within two minutes")
+        console.print(f"{state}; waiting for its end", highlight=False)
         time.sleep(_LOOK_SECONDS)
 
 
@@ -142,7 +142,7 @@ def _make_room(folder: Path, place: Path, *, resume: bool) -> None:
 
 @contextmanager
 def _brought_home(place: Path, folder: Path) -> Iterator[None]:
-    """Replace the folder by the server's one when the block ends, well or not; its reason of failure is told."""
+    """Replace the folder by the server's one when the block ends, well or not; its failure becomes the error."""
     try:
         yield
     except UserError as error:

@@ -19,6 +19,7 @@ from server.introduction import Introductions
 from server.strategy import PeopleStrategy
 from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder, save_snapshot
 from shared.config import Config
+from shared.cpu import set_up_process
 from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
 from shared.exchange import PREFIX, Manifest, arrays_of, incoming, outgoing, shared_names
@@ -26,7 +27,6 @@ from shared.files import write_atomic
 from shared.metrics import Row
 from shared.model import build_initial_encoder
 from shared.privacy import Ledger
-from shared.processor import set_up_process
 from shared.runs import EXCHANGE, FAILURE, from_run_config, locked, open_run
 from shared.tracking import Tracker
 

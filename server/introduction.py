@@ -103,7 +103,7 @@ class Introductions:
         self._manifest = manifest
         self._known: list[tuple[int, Introduction]] = []
         self._asked: dict[str, int] = {}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def wait_for_members(self) -> Federation:
         """Wait for the clients, ask each to introduce itself, and pool their channel statistics.
@@ -116,9 +116,9 @@ class Introductions:
         answers = self._grid.send_and_receive(_questions(nodes), timeout=settings.join_timeout)
         reasons = self._take_in(answers)
         if len(self._known) < settings.min_clients:
-            told = "; ".join(reasons) or f"the others did not answer within {settings.join_timeout:g} s"
+            why = "; ".join(reasons) or f"the others did not answer within {settings.join_timeout:g} s"
             raise UserError(
-                f"{len(self._known)} of {settings.min_clients} clients (federation.min_clients) can take part: {told}"
+                f"{len(self._known)} of {settings.min_clients} clients (federation.min_clients) can take part: {why}"
             )
         sensors = self._known[0][1].sensors
         return Federation(
@@ -159,9 +159,9 @@ class Introductions:
             else:
                 self._known.append((node, one))
         for reason in reasons:
-            if reason not in self._told:
+            if reason not in self._logged:
                 LOG.warning("a client is left out: %s", reason)
-        self._told.update(reasons)
+        self._logged.update(reasons)
         return reasons
 
 

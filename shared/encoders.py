@@ -2,10 +2,10 @@
 
 Shapes: N windows, C channels, T samples, H feature maps of the last layer, L positions in time, D embedding.
 
-An encoder is three things in a row: the training people's channel statistics (and companding), a backbone that makes H
-maps of a window, and a pooling over time (and a hidden layer over all that is pooled). Nothing here draws from the
-global random generator after construction (there is no dropout), so clients can train in parallel threads and still
-repeat themselves exactly.
+An encoder is three things in a row: the training people's channel statistics (and a copy of the movements on a
+logarithmic scale), a backbone that makes H maps of a window, and a pooling over time (and a hidden layer over all that
+is pooled). Nothing here draws from the global random generator after construction (there is no dropout), so clients can
+train in parallel threads and still repeat themselves exactly.
 """
 
 from collections.abc import Callable
@@ -37,11 +37,11 @@ class EncoderSettings(Settings):
         width: Base number of channels; every layer has this many or a small multiple of it.
         norm: BatchNorm, whose statistics a federation has to decide about, or GroupNorm, which has none.
         pooling: Mean over time, or mean, maximum and standard deviation side by side (D times three).
-        companding: If a number s, the backbone also sees each channel's deviation d from its window mean as
+        log_input: If a number s, the backbone also sees each channel's deviation d from its window mean as
             asinh(d / s) / 2, with d in standard deviations of the channel: linear below s, logarithmic above, as in
             speech coding (ITU-T G.711), and halved to be as large as the window. Somebody who sits or stands moves a
             hundred times less than somebody who walks, and those movements tell the two apart. None: the windows alone.
-        pooled: The maps of the "last" block, or of "every" block side by side: coarse and fine in time, as in a
+        pooled_blocks: The maps of the "last" block, or of "every" block side by side: coarse and fine in time, as in a
             hypercolumn (Hariharan et al. 2015). The backbone has no more weights for it, and the embedding tells more
             where the last block is narrow.
         hidden: If a number, that many units of a hidden layer over all that is pooled stand beside it in the embedding.
@@ -52,8 +52,8 @@ class EncoderSettings(Settings):
     width: int = Field(ge=ATTENTION_HEADS, multiple_of=ATTENTION_HEADS)
     norm: Norm
     pooling: Literal["mean", "mean_max_std"]
-    companding: PositiveFloat | None
-    pooled: Literal["last", "every"]
+    log_input: PositiveFloat | None
+    pooled_blocks: Literal["last", "every"]
     hidden: PositiveInt | None
 
 
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
 
     def __init__(self, settings: EncoderSettings, channels: int, samples: int) -> None:
         super().__init__()
-        inputs = channels if settings.companding is None else 2 * channels
+        inputs = channels if settings.log_input is None else 2 * channels
         backbone = choose("encoder", ENCODERS, settings.name)(settings, inputs, samples)
         if samples < 2 * backbone.stride:
             raise UserError(
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         self.channels = channels
         self.samples = samples
         self.backbone = backbone.layers
-        pooled = backbone.blocks if settings.pooled == "every" else backbone.blocks[-1:]
+        pooled = backbone.blocks if settings.pooled_blocks == "every" else backbone.blocks[-1:]
         self.pooled_after = [block.last for block in pooled]
         self.dim = sum(block.maps for block in pooled) * (3 if settings.pooling == "mean_max_std" else 1)
         self.hidden: nn.Module | None = None
@@ -152,9 +152,9 @@ class Encoder(nn.Module):
         if x.dim() != 3 or x.shape[1:] != (self.channels, self.samples):
             raise UserError(f"windows: expected shape (N, {self.channels}, {self.samples}), found {tuple(x.shape)}")
         inputs = (x - self.mean) / self.std
-        if self.settings.companding is not None:
+        if self.settings.log_input is not None:
             deviation = inputs - inputs.mean(dim=2, keepdim=True)
-            inputs = torch.cat([inputs, torch.asinh(deviation / self.settings.companding) / 2], dim=1)
+            inputs = torch.cat([inputs, torch.asinh(deviation / self.settings.log_input) / 2], dim=1)
         parts = []
         for number, layer in enumerate(self.backbone):
             inputs = layer(inputs)

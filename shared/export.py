@@ -6,7 +6,7 @@ standardisation is inside. Formats:
 - ``onnx``: ``encoder.onnx`` (embeddings) and ``classifier.onnx`` (probabilities of the activities), float32.
 - ``int8``: ``encoder.int8.onnx`` and ``classifier.int8.onnx``. The weights of the backbone and of a hidden layer (a
   scale per output channel) and their activations (ranges of training windows) are 8-bit integers; the standardisation,
-  the companding, the arithmetic of the first convolution, the pooling and the probe stay float32.
+  the log-scaled input, the arithmetic of the first convolution, the pooling and the probe stay float32.
 - ``torchscript``: ``encoder.pt`` for ``torch.jit.load``, which reads it with TorchScript's own reader and no Python
   pickle. It is a program for PyTorch all the same: load files of those you trust only.
 
@@ -55,7 +55,7 @@ from shared.data import load
 from shared.data.windows import Windows
 from shared.encoders import Encoder
 from shared.errors import UserError, choose, run_command
-from shared.evaluate import LinearProbe, embed, estimate_norm_statistics, fit_linear_probe
+from shared.evaluate import Classifier, LinearProbe, embed, estimate_norm_statistics, fit_linear_probe, linear_head
 from shared.files import write_atomic
 from shared.predict import INPUT, METADATA_KEY, ModelCard
 from shared.seeding import make_generator
@@ -104,7 +104,9 @@ class Source:
     @property
     def models(self) -> dict[str, nn.Module]:
         """What is exported, by kind."""
-        return {"encoder": self.encoder, "classifier": Classifier(self.encoder, self.probe)}
+        probe = self.probe.classifier
+        classifier = Classifier(self.encoder, self.probe.scaler, linear_head(probe, probe.classes_.tolist()))
+        return {"encoder": self.encoder, "classifier": nn.Sequential(classifier, nn.Softmax(dim=1)).eval()}
 
     def describe(self, kind: str) -> str:
         """Return the card of an exported model as JSON; a classifier names the classes that its probe knows."""
@@ -168,31 +170,6 @@ class Check:
     passed: bool
     accuracy: float
     milliseconds: float
-
-
-class Classifier(nn.Module):
-    """An encoder and its fitted probe: raw windows (N, C, T) to probabilities (N, classes that the probe knows)."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, encoder: Encoder, probe: LinearProbe) -> None:
-        super().__init__()
-        weight, bias = probe.classifier.coef_, probe.classifier.intercept_
-        if len(weight) == 1:  # of two classes scikit-learn keeps the second one's score; the first one's is zero
-            weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
-        self.encoder = encoder
-        self.register_buffer("mean", torch.as_tensor(probe.scaler.mean_, dtype=torch.float32))
-        self.register_buffer("scale", torch.as_tensor(probe.scaler.scale_, dtype=torch.float32))
-        self.linear = nn.Linear(weight.shape[1], weight.shape[0])
-        self.linear.weight = nn.Parameter(torch.as_tensor(weight, dtype=torch.float32))
-        self.linear.bias = nn.Parameter(torch.as_tensor(bias, dtype=torch.float32))
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the probabilities of raw windows."""
-        scores: Tensor = self.linear((self.encoder(x) - self.mean) / self.scale)
-        return scores.softmax(dim=1)
 
 
 def main(arguments: list[str]) -> None:

@@ -133,7 +133,7 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
-class Model:
+class OnnxClassifier:
     """A loaded classifier."""
 
     session: Any
@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Path) -> OnnxClassifier:
     """Load a classifier that ``shared.export`` wrote.
 
     Raises:
@@ -217,7 +217,7 @@ def load_model(path: Path) -> Model:
         raise UserError(f"{path} is not a model that fedhar exported: {error}") from None
     if card.kind != "classifier":
         raise UserError(f"{path} is an {card.kind}, which names no activities; use the classifier.onnx beside it")
-    return Model(session, card)
+    return OnnxClassifier(session, card)
 
 
 def read_recording(path: Path, card: ModelCard, rate: float | None) -> Recording:
@@ -277,7 +277,7 @@ def _check_magnitude(recording: Recording, card: ModelCard, kind: str, stem: str
         raise UserError(f"{recording.name}: {stem} must be in {limits.expected}, found {value:.3g}{hint}")
 
 
-def predict(model: Model, recording: Recording) -> list[Activity]:
+def predict(model: OnnxClassifier, recording: Recording) -> list[Activity]:
     """Name the activity of every window of the recording, in time order.
 
     Raises:

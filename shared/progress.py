@@ -39,13 +39,13 @@ class RunProgress:
             BarColumn(bar_width=24, table_column=Column(no_wrap=True)),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             # In a narrow terminal this column takes more lines, and the others stay whole.
-            TextColumn("{task.fields[told]}", table_column=Column(no_wrap=False)),
+            TextColumn("{task.fields[losses_text]}", table_column=Column(no_wrap=False)),
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("left"),
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
         )
-        self._bar = self._progress.add_task(title, total=total, told="starting")
+        self._bar = self._progress.add_task(title, total=total, losses_text="starting")
         self._plain = not console.is_terminal
 
     def show(self, row: Mapping[str, Any]) -> None:
@@ -53,11 +53,11 @@ class RunProgress:
         losses = {k.removeprefix("loss."): v for k, v in row.items() if k.startswith("loss.")}
         weights = {k.removeprefix("weight."): v for k, v in row.items() if k.startswith("weight.")}
         parts = [f"{n} {v:.3f}" + (f" ({weights[n]:.2f})" if n in weights else "") for n, v in losses.items()]
-        told = "  ".join(parts)
-        self._progress.update(self._bar, completed=row["round"], told=told)
+        losses_text = "  ".join(parts)
+        self._progress.update(self._bar, completed=row["round"], losses_text=losses_text)
         if self._plain:
             self._progress.console.print(
-                f"{row['kind']} {row['round']}: loss {row['loss']:.4f}  {told}", highlight=False, soft_wrap=True
+                f"{row['kind']} {row['round']}: loss {row['loss']:.4f}  {losses_text}", highlight=False, soft_wrap=True
             )
 
     def __enter__(self) -> Self:

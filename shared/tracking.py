@@ -18,8 +18,8 @@ class Tracker:
     Args:
         folder: The run folder.
         after: The round (or epoch) after which a resumed run goes on; later rows are of a past given up, and go.
-        rows: Of that round, from its snapshot. A snapshot is saved before its rows are told, so that a told round is a
-            safe one; a run that was killed between the two lacks them.
+        rows: Of that round, from its snapshot. A snapshot is saved before its rows are logged, so that a logged round
+            is a safe one; a run that was killed between the two lacks them.
     """
 
     def __init__(self, folder: Path, after: int = 0, rows: Sequence[Row] = ()) -> None:

@@ -74,7 +74,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-def rehearse(config: Config, windows: Windows) -> None:
+def check_trainable(config: Config, windows: Windows) -> None:
     """Compute the losses of two windows, so that what cannot be trained is refused before a run's folder is made.
 
     Args:

@@ -14,13 +14,13 @@ from rich.progress import track
 from rich.table import Table
 
 from shared.config import Config, load_config
+from shared.cpu import keep_memory
 from shared.data import training_people
 from shared.errors import UserError, run_command
 from shared.metrics import METRICS, read_metrics
-from shared.processor import keep_memory
 from shared.progress import RunProgress, RunWatcher
 from shared.runs import EXCHANGE, FAILURE, open_run, run_folder, run_parser
-from shared.train import rehearse
+from shared.train import check_trainable
 
 
 def main(arguments: list[str]) -> None:
@@ -42,7 +42,7 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
         force: Replace a run that is in the folder.
 
     Raises:
-        UserError: Bad data, a folder that cannot be used, or a run that failed; the reason is told.
+        UserError: Bad data, a folder that cannot be used, or a run that failed, with its reason.
     """
     keep_memory()
     clients = training_people(config.data)
@@ -57,7 +57,7 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
     console = Console(stderr=True)
     for person in track(clients.ids, "checking the data", console=console, transient=True):
         clients.read(person)
-    rehearse(config, clients[0])
+    check_trainable(config, clients[0])
     open_run(folder, config, resume=resume, force=force)
     failure = folder / FAILURE
     failure.unlink(missing_ok=True)  # of an earlier start

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
-from server.superlink import SuperLink, flower_environment, flower_tool
+from runtime.superlink import SuperLink, flower_environment, flower_tool
 from shared.errors import UserError
 
 _START_SECONDS = 60

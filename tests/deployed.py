@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 
 from deployment.__main__ import register_clients
-from server.superlink import SuperLink, flower_environment, flower_tool
+from runtime.superlink import SuperLink, flower_environment, flower_tool
 from shared.data.folder import DESCRIPTION
 
 ROOT = Path(__file__).resolve().parents[1]

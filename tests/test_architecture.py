@@ -12,12 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 
 FORBIDDEN = {
-    "shared": {"flwr", "server", "client", "simulation", "deployment", "centralized_baseline", "benchmarks"},
-    "server": {"client", "simulation", "deployment", "centralized_baseline", "benchmarks"},
-    "client": {"server", "simulation", "deployment", "centralized_baseline", "benchmarks"},
+    "shared": {"flwr", "runtime", "server", "client", "simulation", "deployment", "centralized_baseline", "benchmarks"},
+    "runtime": {"server", "client", "simulation", "deployment", "centralized_baseline", "benchmarks"},
+    "server": {"runtime", "client", "simulation", "deployment", "centralized_baseline", "benchmarks"},
+    "client": {"runtime", "server", "simulation", "deployment", "centralized_baseline", "benchmarks"},
     "simulation": {"benchmarks", "deployment"},
     "deployment": {"client", "simulation", "centralized_baseline", "benchmarks"},
-    "centralized_baseline": {"flwr", "benchmarks"},
+    "centralized_baseline": {"flwr", "runtime", "benchmarks"},
 }
 
 LAYERS = ["data", "augmentations", "losses", "encoders", "weighting", "tasks", "model", "train"]

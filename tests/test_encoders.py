@@ -16,8 +16,10 @@ from shared.encoders import ENCODERS, Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
 
 EVERY = [
-    EncoderSettings(name=name, width=8, norm=norm, pooling=pooling, companding=companding, pooled=pooled, hidden=hidden)
-    for name, norm, (pooling, companding, pooled, hidden) in product(
+    EncoderSettings(
+        name=name, width=8, norm=norm, pooling=pooling, log_input=log_input, pooled_blocks=pooled_blocks, hidden=hidden
+    )
+    for name, norm, (pooling, log_input, pooled_blocks, hidden) in product(
         ENCODERS,
         ("batch", "group"),
         (
@@ -30,7 +32,7 @@ EVERY = [
     )
 ]
 every_setting = pytest.mark.parametrize(
-    "settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}-{s.companding}-{s.pooled}-{s.hidden}"
+    "settings", EVERY, ids=lambda s: f"{s.name}-{s.norm}-{s.pooling}-{s.log_input}-{s.pooled_blocks}-{s.hidden}"
 )
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
@@ -59,7 +61,7 @@ def windows(n: int, channels: int = 9, samples: int = 128, seed: int = 0) -> Ten
 
 def of(name: str, width: int = 8) -> EncoderSettings:
     return EncoderSettings(
-        name=name, width=width, norm="batch", pooling="mean_max_std", companding=None, pooled="last", hidden=None
+        name=name, width=width, norm="batch", pooling="mean_max_std", log_input=None, pooled_blocks="last", hidden=None
     )
 
 
@@ -110,7 +112,7 @@ def test_pooling_takes_mean_maximum_and_spread_over_time(name: str) -> None:
 @pytest.mark.parametrize("pooling", ["mean", "mean_max_std"])
 def test_every_block_can_be_pooled(name: str, maps: dict[int, int], pooling: str) -> None:
     settings = of(name).model_copy(update={"pooling": pooling})
-    last, every = build(settings).eval(), build(settings.model_copy(update={"pooled": "every"})).eval()
+    last, every = build(settings).eval(), build(settings.model_copy(update={"pooled_blocks": "every"})).eval()
     statistics = 1 if pooling == "mean" else 3
     x = windows(4)
     parts = every(x).split([statistics * number for number in maps.values()], dim=1)
@@ -143,8 +145,8 @@ def test_a_hidden_layer_stands_beside_what_is_pooled(name: str, norm: str) -> No
 
 
 @every_encoder
-def test_companding_shows_small_movements_beside_the_window_itself(name: str) -> None:
-    encoder = build(of(name).model_copy(update={"companding": 0.5})).eval()
+def test_a_log_scaled_input_shows_small_movements_beside_the_window_itself(name: str) -> None:
+    encoder = build(of(name).model_copy(update={"log_input": 0.5})).eval()
     seen: list[Tensor] = []
     encoder.backbone[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     encoder.standardise([1.0] * 9, [2.0] * 9)

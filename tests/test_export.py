@@ -79,7 +79,9 @@ def outputs(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-@pytest.mark.parametrize("more", ["norm: batch", "norm: group", "norm: group, hidden: 12", "pooled: every, hidden: 12"])
+@pytest.mark.parametrize(
+    "more", ["norm: batch", "norm: group", "norm: group, hidden: 12", "pooled_blocks: every, hidden: 12"]
+)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_gives_its_embeddings_of_raw_windows_in_any_batch(name: str, more: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", encoder=f"{{name: {name}, width: 8, {more}}}")
@@ -141,7 +143,7 @@ def test_torchscript_carries_its_card(source: Source) -> None:
     [
         ("name: fcn", 0.99),
         ("name: fcn, hidden: 128", 0.99),
-        ("name: fcn, pooled: every", 0.99),
+        ("name: fcn, pooled_blocks: every", 0.99),
         ("name: resnet1d", 0.97),
         ("name: transformer", 0.99),
     ],
@@ -161,7 +163,7 @@ def test_8_bits_keep_the_decisions_on_real_windows_of_new_people(encoder: str, l
 
 
 def test_8_bits_make_a_small_file_with_standardisation_and_pooling_in_float32(tmp_path: Path) -> None:
-    source = prepare(make_run(tmp_path / "run", encoder="{name: fcn, width: 64, companding: 0.03}"), [], ["int8"])
+    source = prepare(make_run(tmp_path / "run", encoder="{name: fcn, width: 64, log_input: 0.03}"), [], ["int8"])
     small, large = build_int8(source)[0].content, build_onnx(source)[0].content
     assert len(small) < 0.4 * len(large)
     model = onnx.load_from_string(small)

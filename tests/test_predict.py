@@ -39,7 +39,7 @@ from shared.seeding import seeded_initialisation
 
 CARD = ModelCard("classifier", "watch", watch.CHANNELS, watch.UNITS, watch.RATE, watch.SAMPLES, ("a", "b"), "digest")
 SETTINGS = EncoderSettings(
-    name="fcn", width=8, norm="batch", pooling="mean", companding=None, pooled="last", hidden=None
+    name="fcn", width=8, norm="batch", pooling="mean", log_input=None, pooled_blocks="last", hidden=None
 )
 Signal = NDArray[np.float64]
 

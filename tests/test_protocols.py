@@ -33,7 +33,7 @@ from shared.evaluate.networks import FINETUNE, HEAD, SUPERVISED
 from shared.evaluate.representation import untrained
 
 SMALL = EncoderSettings(
-    name="fcn", width=4, norm="batch", pooling="mean_max_std", companding=None, pooled="last", hidden=None
+    name="fcn", width=4, norm="batch", pooling="mean_max_std", log_input=None, pooled_blocks="last", hidden=None
 )
 ALL = list(PROTOCOLS)
 FROZEN = ["linear", "knn", "head"]

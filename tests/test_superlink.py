@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from deployed import free_port
 
-from server.superlink import SuperLink
+from runtime.superlink import SuperLink
 from shared.errors import UserError
 
 

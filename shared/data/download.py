@@ -143,7 +143,7 @@ def _save(response: http.client.HTTPResponse, partial: Path, start: int, total: 
 
 
 def _chunks(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
-    """Yield what arrives; a failure of the network is told apart from one of the disk here."""
+    """Yield what arrives; here a failure of the network is kept apart from one of the disk."""
     while True:
         try:
             chunk = response.read(CHUNK)

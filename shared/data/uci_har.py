@@ -37,7 +37,7 @@ CACHE_FORMAT = 1
 
 
 def default_path() -> Path:
-    """Return where the data set is without being told: FEDHAR_UCI_HAR, or else where it is downloaded to.
+    """Return where the data set is where no path is given: FEDHAR_UCI_HAR, or else where it is downloaded to.
 
     Raises:
         UserError: It is in neither place.

@@ -4,6 +4,7 @@
 score. Scores are fractions from 0 to 1; tables show percent.
 """
 
+from shared.evaluate.classifier import Classifier, linear_head
 from shared.evaluate.collapse import EmbeddingSpread, effective_rank, spread
 from shared.evaluate.comparison import bootstrap_mean, paired_difference
 from shared.evaluate.knn import choose_k, nearest_neighbours
@@ -27,6 +28,7 @@ __all__ = [
     "C_GRID",
     "PROTOCOLS",
     "REGIMES",
+    "Classifier",
     "EmbeddingSpread",
     "Embeddings",
     "Fitted",
@@ -49,6 +51,7 @@ __all__ = [
     "evaluate_once",
     "fit_linear_probe",
     "held_out_folds",
+    "linear_head",
     "mean_std",
     "nearest_neighbours",
     "paired_difference",

@@ -25,7 +25,6 @@ from itertools import islice
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -35,6 +34,7 @@ from shared.augmentations import Channels, Transform, compose
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.encoders import Encoder, build_encoder
+from shared.evaluate.classifier import Classifier, linear_head
 from shared.evaluate.linear import choose_C, logistic_regression
 from shared.evaluate.representation import Embeddings, modes_kept
 from shared.evaluate.selection import held_out_folds
@@ -89,31 +89,6 @@ class Recipe:
 HEAD = Recipe(0.0, 1e-3, 1e-2, 64, 600, (20, 60), (), norm_frozen=True)
 FINETUNE = Recipe(2e-4, 1e-3, 1e-2, 64, 200, (8, 40), TRANSFORMS, norm_frozen=True)
 SUPERVISED = Recipe(1e-3, 1e-3, 1e-2, 64, 400, (12, 80), TRANSFORMS, norm_frozen=False)
-
-
-class Classifier(nn.Module):
-    """An encoder, a fixed standardisation of its embeddings, and a head: (N, ...) to the logits (N, K).
-
-    Args:
-        encoder: To embeddings (N, D).
-        scaler: Standardises them.
-        head: From (N, D) to (N, K).
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, encoder: nn.Module, scaler: StandardScaler | None, head: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self.register_buffer("mean", torch.tensor(0.0 if scaler is None else scaler.mean_, dtype=torch.float32))
-        self.register_buffer("scale", torch.tensor(1.0 if scaler is None else scaler.scale_, dtype=torch.float32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (N, K) of inputs (N, ...)."""
-        logits: Tensor = self.head((self.encoder(x) - self.mean) / self.scale)
-        return logits
 
 
 @dataclass(frozen=True)
@@ -197,7 +172,7 @@ def fit_finetuned(
 
     def start(fitted: NDArray[np.int64]) -> Classifier:
         probe = logistic_regression(scaled[fitted], labelled.y[fitted], C)
-        head = _linear_of(probe, len(classes))
+        head = linear_head(probe, range(len(classes)))
         return Classifier(copy.deepcopy(encoder), scaler, head).to(encoder.mean.device)
 
     return _fit(labelled, start, FINETUNE, classes, seed), C
@@ -220,21 +195,6 @@ def _with(transform: Transform, channels: Channels) -> Callable[[Tensor, torch.G
 
 def _unchanged(x: Tensor, generator: torch.Generator) -> Tensor:
     return x
-
-
-def _linear_of(probe: LogisticRegression, classes: int) -> nn.Linear:
-    """Return the layer whose softmax is the probe's probability; logits of classes it never saw stay far below."""
-    # scikit-learn keeps one row for two classes, that of the second against the first.
-    rows = probe.coef_ if len(probe.classes_) > 2 else np.concatenate([-probe.coef_, probe.coef_]) / 2
-    offsets = probe.intercept_ if len(probe.classes_) > 2 else np.array([-1, 1]) * probe.intercept_ / 2
-    with seeded_initialisation("linear"):  # all of it is overwritten, but the global generator must not move
-        layer = nn.Linear(rows.shape[1], classes)
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.fill_(float(offsets.min()) - 10)
-        layer.weight[probe.classes_] = torch.as_tensor(rows, dtype=torch.float32)
-        layer.bias[probe.classes_] = torch.as_tensor(offsets, dtype=torch.float32)
-    return layer
 
 
 def _fit(

@@ -10,8 +10,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from shared.metrics import Row
 from shared.report.drawing import INK, LINE, MUTED, PALETTE, PAPER, Look, Picture, canvas, picture
-from shared.report.reading import Row, Run
+from shared.report.reading import Run
 from shared.report.scores import Entry, Group, class_words, labels_words
 
 T = TypeVar("T")
@@ -239,8 +240,8 @@ def _whole_steps(axes: Axes) -> None:
 
 
 def _first_and_last(runs: Iterable[Run], name: str) -> str:
-    told = [(run.name, [row[name] for row in run.steps if name in row]) for run in runs]
-    return "; ".join(f"{run} from {values[0]:.3f} to {values[-1]:.3f}" for run, values in told if values)
+    courses = [(run.name, [row[name] for row in run.steps if name in row]) for run in runs]
+    return "; ".join(f"{run} from {values[0]:.3f} to {values[-1]:.3f}" for run, values in courses if values)
 
 
 def _worst_confusion(share: NDArray[np.float64], names: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ COMPONENTS = 50
 """Principal components that are kept before t-SNE, as its authors advise; it only sees distances."""
 
 NEIGHBOURS = 10
-"""Nearest neighbours, in the whole space, of which the share of the same activity and person is told."""
+"""Nearest neighbours, in the whole space, of which the share of the same activity and person is shown."""
 
 LEAST = 12
 """Fewer windows make no map."""

@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from shared.checkpoint import EncoderCard
 from shared.config import Config, differences
+from shared.metrics import Row
 from shared.report import figures
 from shared.report.drawing import Look, Picture, looks
 from shared.report.maps import draw_maps
-from shared.report.reading import Row, Run, data_name
+from shared.report.reading import Run, data_name
 from shared.report.scores import Group, answer, compare, group, labels_words
 
 MARKER = Markup('<meta name="generator" content="fedhar report">')

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from shared.config import Config, load_config
 from shared.errors import UserError
 from shared.evaluate import ProbeReport
-from shared.metrics import METRICS, read_metrics
+from shared.metrics import METRICS, Row, read_metrics
 from shared.runs import EXCHANGE
 
 Kind = Literal["federated", "centralized", "baseline", "not started"]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,12 @@ class Run:
 
     @cached_property
     def people(self) -> dict[int, list[Row]]:
-        """What each client told the server, one row a round, by person."""
-        told: dict[int, list[Row]] = {}
+        """What each client reported to the server, one row a round, by person."""
+        reported: dict[int, list[Row]] = {}
         for row in self.rows:
             if row["kind"] == "client":
-                told.setdefault(row["person"], []).append(row)
-        return {person: _one_a_step(rows) for person, rows in sorted(told.items())}
+                reported.setdefault(row["person"], []).append(row)
+        return {person: _one_a_step(rows) for person, rows in sorted(reported.items())}
 
     @property
     def finished(self) -> bool:

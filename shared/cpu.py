@@ -5,7 +5,7 @@ import ctypes
 import torch
 
 _GLIBC = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (-8, 1)}
-"""Number and value of what ``mallopt`` is told (its manual page has the names): give nothing back to the system, map
+"""Number and value of what ``mallopt`` gets (its manual page has the names): give nothing back to the system, map
 nothing apart, one heap for all threads."""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 TAKE_AND_FREE = """
 import resource, sys, threading, torch
-from shared.processor import set_up_process
+from shared.cpu import set_up_process
 if sys.argv[1] == "keep":
     set_up_process(1)
 def take_and_free():

@@ -71,7 +71,7 @@ class SuperLink:
             federation_config: ``key=value`` pairs of the simulation runtime, separated by spaces.
 
         Raises:
-            UserError: Flower refused the run; its reason is told.
+            UserError: Flower refused the run; with its reason.
         """
         path = self._home / "run.toml"
         path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
@@ -130,7 +130,7 @@ class SuperLink:
         """Run a ``flwr`` command and return its answer.
 
         Raises:
-            UserError: The answer is not JSON; what the command said is told.
+            UserError: The answer is not JSON; the error holds what the command printed.
         """
         return self.ask_each([command])[0]
 
@@ -138,7 +138,7 @@ class SuperLink:
         """Run ``flwr`` commands in one process, one after the other, and return their answers, refusals among them.
 
         Raises:
-            UserError: A command's answer is not JSON, or missing; it is named, and what it said is told.
+            UserError: A command's answer is not JSON, or missing; the error names it and holds what it printed.
         """
         done = subprocess.run(
             [sys.executable, "-P", "-c", _FLWR],
@@ -155,8 +155,8 @@ class SuperLink:
             try:
                 answers.append(json.loads(own))
             except json.JSONDecodeError:
-                told = "\n".join(filter(None, [own, done.stderr.strip()]))
-                raise UserError(f"flwr {' '.join(command)} failed: {told}") from None
+                printed = "\n".join(filter(None, [own, done.stderr.strip()]))
+                raise UserError(f"flwr {' '.join(command)} failed: {printed}") from None
         return answers
 
 
