@@ -20,11 +20,10 @@ from shared.cpu import set_up_process
 from shared.data import load, training_people
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
-from shared.data.windows import Windows
 from shared.metrics import METRICS, read_metrics
-from shared.model import Model, TrainingData, build_model, prepare
+from shared.model import prepare
 from shared.runs import EXCHANGE
-from shared.train import build_optimizer, pick_device, train_epochs
+from shared.train import Training
 from simulation.__main__ import simulate
 
 _AIMS = {"ray": "≤ 1.25", "inprocess": "≤ 1.10"}
@@ -91,31 +90,19 @@ def _bare_round(pool: Executor, folder: Path, number: int, people: int) -> float
 
 def _train_bare(folder: str, partition: int, number: int) -> None:
     """The local steps of one client and round, on a model that is already there."""
-    config, windows, data, model = _bare_client(folder, partition)
+    config, training = _bare_client(folder, partition)
     set_up_process(config.train.threads)
     epochs = config.federation.local_epochs
-    for _ in train_epochs(
-        model,
-        build_optimizer(model, config.train),
-        data,
-        config.train,
-        batch_size=config.train.batch_size,
-        epochs=range(number * epochs, (number + 1) * epochs),
-        total_epochs=config.federation.rounds * epochs,
-        seed=config.seed,
-        person=windows.people[0],
-    ):
+    for _ in training.run(range(number * epochs, (number + 1) * epochs)):
         pass
 
 
 @cache
-def _bare_client(folder: str, partition: int) -> tuple[Config, Windows, TrainingData, Model]:
+def _bare_client(folder: str, partition: int) -> tuple[Config, Training]:
     config = load_config(Path(folder) / "config.yaml")
     train, _ = load(config.data)
-    windows = by_person(train)[partition]
-    device = pick_device(config.train.device)
-    model = build_model(config, train.meta, train.x.shape[2], ChannelStatistics.of(train)).to(device)
-    return config, windows, prepare(config, windows).to(device), model
+    data = prepare(config, by_person(train)[partition])
+    return config, Training.federated(config, data, ChannelStatistics.of(train))
 
 
 def _first_round_memory(run: Callable[[], None], metrics: Path) -> int:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 import torch
 
 from shared.config import Config
-from shared.cpu import set_up_process
 from shared.data import load
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
-from shared.model import build_model, prepare
+from shared.model import prepare
 from shared.seeding import make_generator
-from shared.train import build_optimizer, pick_device
+from shared.train import Training
 
 Measurement = tuple[str, str, str]
 """What was measured, the figure, and what is aimed at."""
@@ -23,23 +22,20 @@ _REPETITIONS = 15
 
 def measure_steps(config: Config) -> list[Measurement]:
     """Time a client's training step and its parts, with the client's number of threads."""
-    set_up_process(config.train.threads)
-    device = pick_device(config.train.device)
     train, _ = load(config.data)
     person = by_person(train)[0]
-    model = build_model(config, train.meta, train.x.shape[2], ChannelStatistics.of(train)).to(device)
-    optimizer = build_optimizer(model, config.train)
     size = min(config.train.batch_size, len(person))
-    data = prepare(config, person[:size]).to(device)
+    training = Training.federated(config, prepare(config, person[:size]), ChannelStatistics.of(train))
+    model, data = training.model, training.data
+    device = data.x.device
     generator = make_generator(0, device=device)
+    everything = torch.arange(size, device=device)
     windows = torch.cat([task.views(data.x, generator).windows for task in model.tasks.values()])
     target = torch.randn(len(windows), model.encoder.dim, generator=generator, device=device)
 
     def step(precision: torch.dtype) -> None:
-        loss = model.weighting(model.losses(data.x, data.features, generator, precision))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        training.precision = precision
+        training.step(everything, generator)
 
     def bare(precision: torch.dtype) -> None:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):

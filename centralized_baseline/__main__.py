@@ -17,19 +17,15 @@ from shared.checkpoint import (
     unpack_optimizer,
 )
 from shared.config import Config, load_config
-from shared.cpu import set_up_process
 from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.errors import run_command
 from shared.metrics import Row
-from shared.model import Model, build_model, prepare
+from shared.model import Model, prepare
 from shared.progress import RunProgress
 from shared.runs import open_run, run_folder, run_parser
 from shared.tracking import Tracker
-from shared.train import build_optimizer, check_trainable, pick_device, train_epochs
-
-_EVERYBODY = 0
-"""Stands for the person in the seeds of pooled data."""
+from shared.train import Training, check_trainable
 
 
 def main(arguments: list[str]) -> None:
@@ -60,11 +56,9 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
     train, _ = load(config.data)
     check_trainable(config, train)
     open_run(folder, config, resume=resume, force=force)
-    set_up_process(config.centralized.threads)
-    device = pick_device(config.train.device)
     statistics = ChannelStatistics.of(train)
-    model = build_model(config, train.meta, train.x.shape[2], statistics).to(device)
-    optimizer = build_optimizer(model, config.train)
+    training = Training.centralized(config, prepare(config, train), statistics)
+    model, optimizer = training.model, training.optimizer
     done, rows = _restore(folder, model, optimizer)
     started = time.perf_counter()
     epochs = config.centralized.epochs
@@ -72,17 +66,7 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
         Tracker(folder, done, rows) as tracker,
         RunProgress(folder.name, epochs, Console(stderr=True)) as progress,
     ):
-        for log in train_epochs(
-            model,
-            optimizer,
-            prepare(config, train).to(device),
-            config.train,
-            batch_size=config.centralized.batch_size,
-            epochs=range(done, epochs),
-            total_epochs=epochs,
-            seed=config.seed,
-            person=_EVERYBODY,
-        ):
+        for log in training.run(range(done, epochs)):
             row: Row = {"kind": "epoch", "round": log.epoch} | log.row()
             save_snapshot(folder / "checkpoint", _snapshot(row, model, optimizer))
             tracker.log([row])

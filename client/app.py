@@ -18,16 +18,15 @@ from flwr.clientapp import ClientApp
 from client.state import PrivateState
 from shared.compression import FULL, compress
 from shared.config import Config
-from shared.cpu import set_up_process
 from shared.data import DataSettings, People, load, training_people
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.exchange import arrays_of, incoming, outgoing
-from shared.model import TrainingData, build_model, prepare
+from shared.model import TrainingData, prepare
 from shared.privacy import private_update
 from shared.runs import from_run_config
-from shared.train import build_optimizer, pick_device, train_epochs
+from shared.train import Training
 
 app = ClientApp()
 
@@ -77,35 +76,20 @@ def train(message: Message, context: Context) -> Message:
     config, run_folder = from_run_config(context.run_config, context.run_id)
     order = message.content.config_records["config"]
     server_round = cast(int, order["server-round"])
-    windows, data = _prepared(config, _partition(context), _own_data(context))
-    person = windows.people[0]
-    set_up_process(config.train.threads)
-    device = pick_device(config.train.device)
-    model = build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.from_dict(order)).to(device)
-    optimizer = build_optimizer(model, config.train)
+    data = _prepared(config, _partition(context), _own_data(context))
+    training = Training.federated(config, data, ChannelStatistics.from_dict(order))
+    model, optimizer = training.model, training.optimizer
     policy = config.federation.norm_statistics
     state = PrivateState(
-        _state_root(context, run_folder, str(order["run"])) / f"person_{person:02d}", config.digest, policy
+        _state_root(context, run_folder, str(order["run"])) / f"person_{data.person:02d}", config.digest, policy
     )
     residual = state.restore(model, optimizer, before=server_round)
     received = arrays_of(message.content.array_records["arrays"])
     incoming(model.encoder, received, policy)
 
     epochs = config.federation.local_epochs
-    logs = list(
-        train_epochs(
-            model,
-            optimizer,
-            data.to(device),
-            config.train,
-            batch_size=config.train.batch_size,
-            epochs=range((server_round - 1) * epochs, server_round * epochs),
-            total_epochs=config.federation.rounds * epochs,
-            seed=config.seed,
-            person=person,
-            proximal_mu=config.federation.aggregation.local_pull,
-        )
-    )
+    own_epochs = range((server_round - 1) * epochs, server_round * epochs)
+    logs = list(training.run(own_epochs, config.federation.aggregation.local_pull))
     if broken := [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]:
         raise UserError(f"round {server_round}: {broken[0]} is not finite after training; the state before it is kept")
     trained = outgoing(model.encoder, policy)
@@ -117,7 +101,7 @@ def train(message: Message, context: Context) -> Message:
     last = logs[-1]
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "partition-id": _partition(context),
-        "num-examples": len(windows),
+        "num-examples": len(data),
         "loss": last.loss,
         "seconds": sum(log.seconds for log in logs),
     }
@@ -175,6 +159,5 @@ def _people(settings: DataSettings) -> People:
 
 
 @lru_cache(maxsize=_CACHED_PEOPLE)
-def _prepared(config: Config, partition: int, own: Path | None) -> tuple[Windows, TrainingData]:
-    windows = _windows_of(config.data, partition, own)
-    return windows, prepare(config, windows)
+def _prepared(config: Config, partition: int, own: Path | None) -> TrainingData:
+    return prepare(config, _windows_of(config.data, partition, own))

@@ -1,7 +1,7 @@
 """One encoder, several pretext tasks and the rule that weighs them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from shared.seeding import seeded_initialisation
 from shared.tasks import TASKS, Batch, Task, TaskContext, Views
 from shared.weighting import Weighting, build_weighting
 
+EVERYBODY = 0
+"""Stands for the person where windows of several people are trained together."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -25,17 +28,21 @@ class TrainingData:
     Args:
         x: float32 (N, C, T) in physical units.
         features: float32 (N, F) standardised expert features; F is 0 where no task needs them.
+        meta: What the channels are.
+        person: Whose windows they are; ``EVERYBODY`` where they are of several people.
     """
 
     x: Tensor
     features: Tensor
+    meta: Meta
+    person: int
 
     def __len__(self) -> int:
         return len(self.x)
 
     def to(self, device: torch.device) -> "TrainingData":
         """Return the data on a device."""
-        return TrainingData(self.x.to(device), self.features.to(device))
+        return replace(self, x=self.x.to(device), features=self.features.to(device))
 
 
 class Model(nn.Module):
@@ -105,8 +112,9 @@ def prepare(config: Config, windows: Windows) -> TrainingData:
         UserError: Shipped features are asked for and the data set has none.
     """
     x = torch.from_numpy(windows.x)
+    person = windows.people[0] if len(windows.people) == 1 else EVERYBODY
     if not _needs_features(config):
-        return TrainingData(x, torch.empty(len(x), 0))
+        return TrainingData(x, torch.empty(len(x), 0), windows.meta, person)
     if _ships_features(config):
         if windows.features is None:
             raise UserError(f"tasks.features.source is 'shipped', but {windows.meta.name} ships no features")
@@ -115,7 +123,7 @@ def prepare(config: Config, windows: Windows) -> TrainingData:
         features = expert_features(x, windows.meta)
     spread, mean = torch.std_mean(features, dim=0, correction=0)
     # A feature that hardly varies within one person would otherwise become huge for a single window.
-    return TrainingData(x, ((features - mean) / spread.clamp_min(1e-6)).clamp(-5, 5))
+    return TrainingData(x, ((features - mean) / spread.clamp_min(1e-6)).clamp(-5, 5), windows.meta, person)
 
 
 def _needs_features(config: Config) -> bool:

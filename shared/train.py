@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from shared.config import Config, TrainSettings
+from shared.cpu import set_up_process
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
@@ -74,25 +75,6 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-def check_trainable(config: Config, windows: Windows) -> None:
-    """Compute the losses of two windows, so that what cannot be trained is refused before a run's folder is made.
-
-    Args:
-        config: Of the run to come.
-        windows: Of the training people.
-
-    Raises:
-        UserError: The device, the encoder or a task cannot work with these settings on these windows.
-    """
-    if not len(windows):
-        raise UserError(f"the data set {config.data.name!r} has no training people")
-    device = pick_device(config.train.device)
-    few = windows[np.arange(min(2, len(windows)))]
-    model = build_model(config, few.meta, few.x.shape[2], ChannelStatistics.of(few)).to(device)
-    data = prepare(config, few).to(device)
-    model.losses(data.x, data.features, make_generator(config.seed, device=device), torch.float32)
-
-
 def build_optimizer(model: Model, settings: TrainSettings) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019) with weight decay on matrices and kernels only."""
     parameters = list(model.parameters())
@@ -116,73 +98,162 @@ def schedule(settings: TrainSettings, progress: float) -> float:
     return settings.learning_rate * (1 + math.cos(math.pi * rest)) / 2
 
 
-def train_epochs(
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    data: TrainingData,
-    settings: TrainSettings,
-    *,
-    batch_size: int,
-    epochs: range,
-    total_epochs: int,
-    seed: int,
-    person: int,
-    proximal_mu: float = 0.0,
-) -> Iterator[EpochLog]:
-    """Train for the given epochs of a run of ``total_epochs``, and yield a log after each.
+class Training:
+    """A model, its optimizer and its data: the one recipe that a client, the baseline and the benchmarks start.
 
-    Batches are nearly equal parts of a fresh permutation, so that no batch is a small rest. Order and views are
-    drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was interrupted.
+    Args:
+        config: Of the run.
+        data: What to train on.
+        statistics: Of all training people; standardises the encoder's input.
+        batch_size: Windows a step.
+        total_epochs: Of the whole run; the learning rate follows them.
+        threads: Of the processor, for this thread's arithmetic.
 
-    With ``proximal_mu`` the loss has the term mu / 2 ||w - w_0||^2 over the encoder's weights, w_0 being those at the
-    beginning (FedProx, Li et al. 2020, equation 2).
+    Attributes:
+        model: In the state of its initialisation, on the device.
+        optimizer: Of all its parameters.
+        data: On the device.
+        precision: Of the encoder's arithmetic.
 
     Raises:
-        UserError: A loss that is not finite; names the task.
+        UserError: The machine lacks the device, or the model cannot be built for these windows.
     """
-    precision = pick_precision(settings.precision, data.x.device)
-    steps = math.ceil(len(data) / batch_size)
-    origin = [weight.detach().clone() for weight in model.encoder.parameters()]
-    model.train()
-    for epoch in epochs:
-        started = time.perf_counter()
-        generator = make_generator(seed, epoch, person, device=data.x.device)
-        order = torch.randperm(len(data), generator=generator, device=data.x.device)
-        sums = torch.zeros(len(model.tasks), device=data.x.device)
-        total = torch.zeros((), device=data.x.device)
-        for step, rows in enumerate(order.tensor_split(steps)):
-            rate = schedule(settings, (epoch + (step + 0.5) / steps) / total_epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            losses = model.losses(data.x[rows], data.features[rows], generator, precision)
-            loss = model.weighting(losses)
-            if proximal_mu:
-                loss = loss + proximal_mu / 2 * _squared_distance(model.encoder, origin)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            sums += losses.detach() * len(rows)
-            total += loss.detach() * len(rows)
-        means = sums / len(data)
-        if not torch.isfinite(means).all():
-            broken = [n for n, v in zip(model.tasks, means.tolist(), strict=True) if not math.isfinite(v)]
-            raise UserError(
-                f"epoch {epoch + 1}: the loss of {', '.join(broken)} is not finite; a smaller train.learning_rate "
-                f"(now {settings.learning_rate:g}) may help"
-            )
-        weights = model.weighting.weights().tolist()
-        model.weighting.end_epoch(means)
-        yield EpochLog(
-            epoch=epoch + 1,
-            loss=float(total) / len(data),
-            losses=dict(zip(model.tasks, means.tolist(), strict=True)),
-            weights=dict(zip(model.tasks, weights, strict=True)),
-            learning_rate=rate,
-            windows=len(data),
-            precision=str(precision).removeprefix("torch."),
-            seconds=time.perf_counter() - started,
-            memory=_peak_memory(),
+
+    def __init__(
+        self,
+        config: Config,
+        data: TrainingData,
+        statistics: ChannelStatistics,
+        *,
+        batch_size: int,
+        total_epochs: int,
+        threads: int,
+    ) -> None:
+        set_up_process(threads)
+        device = pick_device(config.train.device)
+        self.model = build_model(config, data.meta, data.x.shape[2], statistics).to(device)
+        self.optimizer = build_optimizer(self.model, config.train)
+        self.data = data.to(device)
+        self.precision = pick_precision(config.train.precision, device)
+        self._config = config
+        self._batch_size = batch_size
+        self._total_epochs = total_epochs
+
+    @classmethod
+    def federated(cls, config: Config, data: TrainingData, statistics: ChannelStatistics) -> Self:
+        """Return a client's training, by the configuration's blocks ``train`` and ``federation``."""
+        return cls(
+            config,
+            data,
+            statistics,
+            batch_size=config.train.batch_size,
+            total_epochs=config.federation.rounds * config.federation.local_epochs,
+            threads=config.train.threads,
         )
+
+    @classmethod
+    def centralized(cls, config: Config, data: TrainingData, statistics: ChannelStatistics) -> Self:
+        """Return the baseline's training, by the configuration's block ``centralized``."""
+        settings = config.centralized
+        return cls(
+            config,
+            data,
+            statistics,
+            batch_size=settings.batch_size,
+            total_epochs=settings.epochs,
+            threads=settings.threads,
+        )
+
+    def run(self, epochs: range, proximal_mu: float = 0.0) -> Iterator[EpochLog]:
+        """Train for the given epochs, counted from 0 over the whole run, and yield a log after each.
+
+        Batches are nearly equal parts of a fresh permutation, so that no batch is a small rest. Order and views are
+        drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was interrupted.
+
+        With ``proximal_mu`` the loss has the term mu / 2 ||w - w_0||^2 over the encoder's weights, w_0 being those at
+        the beginning (FedProx, Li et al. 2020, equation 2).
+
+        Raises:
+            UserError: A loss that is not finite; names the task.
+        """
+        model, data, settings = self.model, self.data, self._config.train
+        device = data.x.device
+        steps = math.ceil(len(data) / self._batch_size)
+        origin = [weight.detach().clone() for weight in model.encoder.parameters()]
+        model.train()
+        for epoch in epochs:
+            started = time.perf_counter()
+            generator = make_generator(self._config.seed, epoch, data.person, device=device)
+            order = torch.randperm(len(data), generator=generator, device=device)
+            sums = torch.zeros(len(model.tasks), device=device)
+            total = torch.zeros((), device=device)
+            for number, rows in enumerate(order.tensor_split(steps)):
+                rate = schedule(settings, (epoch + (number + 0.5) / steps) / self._total_epochs)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                pull = proximal_mu / 2 * _squared_distance(model.encoder, origin) if proximal_mu else None
+                losses, loss = self.step(rows, generator, pull)
+                sums += losses * len(rows)
+                total += loss * len(rows)
+            means = sums / len(data)
+            if not torch.isfinite(means).all():
+                broken = [n for n, v in zip(model.tasks, means.tolist(), strict=True) if not math.isfinite(v)]
+                raise UserError(
+                    f"epoch {epoch + 1}: the loss of {', '.join(broken)} is not finite; a smaller train.learning_rate "
+                    f"(now {settings.learning_rate:g}) may help"
+                )
+            weights = model.weighting.weights().tolist()
+            model.weighting.end_epoch(means)
+            yield EpochLog(
+                epoch=epoch + 1,
+                loss=float(total) / len(data),
+                losses=dict(zip(model.tasks, means.tolist(), strict=True)),
+                weights=dict(zip(model.tasks, weights, strict=True)),
+                learning_rate=rate,
+                windows=len(data),
+                precision=str(self.precision).removeprefix("torch."),
+                seconds=time.perf_counter() - started,
+                memory=_peak_memory(),
+            )
+
+    def step(self, rows: Tensor, generator: torch.Generator, pull: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Take one step of the optimizer on some windows.
+
+        Args:
+            rows: int64 (B,), the windows' numbers.
+            generator: Source of every random choice in the views.
+            pull: A scalar that is added to the loss.
+
+        Returns:
+            The losses of the K tasks, (K,), and the scalar that was minimised; without gradients.
+        """
+        losses = self.model.losses(self.data.x[rows], self.data.features[rows], generator, self.precision)
+        loss = self.model.weighting(losses)
+        if pull is not None:
+            loss = loss + pull
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return losses.detach(), loss.detach()
+
+
+def check_trainable(config: Config, windows: Windows) -> None:
+    """Compute the losses of two windows, so that what cannot be trained is refused before a run's folder is made.
+
+    Args:
+        config: Of the run to come.
+        windows: Of the training people.
+
+    Raises:
+        UserError: The device, the encoder or a task cannot work with these settings on these windows.
+    """
+    if not len(windows):
+        raise UserError(f"the data set {config.data.name!r} has no training people")
+    few = windows[np.arange(min(2, len(windows)))]
+    training = Training.federated(config, prepare(config, few), ChannelStatistics.of(few))
+    data = training.data
+    generator = make_generator(config.seed, device=data.x.device)
+    training.model.losses(data.x, data.features, generator, torch.float32)
 
 
 def _squared_distance(encoder: nn.Module, origin: list[Tensor]) -> Tensor:

@@ -11,36 +11,17 @@ from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
-from shared.model import Model, build_model, prepare
-from shared.train import EpochLog, build_optimizer, pick_precision, schedule, train_epochs
+from shared.model import Model, prepare
+from shared.train import Training, pick_precision, schedule
 
 
 def configure(*overrides: str) -> Config:
     return load_config(DEFAULTS, ["data.name=synthetic", "encoder.width=8", *overrides])
 
 
-def build(config: Config, windows: Windows) -> tuple[Model, torch.optim.Optimizer]:
-    model = build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.of(windows))
-    return model, build_optimizer(model, config.train)
-
-
-def train(
-    config: Config, windows: Windows, model: Model, optimizer: torch.optim.Optimizer, epochs: range
-) -> list[EpochLog]:
-    torch.set_num_threads(1)
-    return list(
-        train_epochs(
-            model,
-            optimizer,
-            prepare(config, windows),
-            config.train,
-            batch_size=32,
-            epochs=epochs,
-            total_epochs=4,
-            seed=config.seed,
-            person=1,
-        )
-    )
+def start(config: Config, windows: Windows) -> Training:
+    statistics = ChannelStatistics.of(windows)
+    return Training(config, prepare(config, windows), statistics, batch_size=32, total_epochs=4, threads=1)
 
 
 def same(first: Model, second: Model) -> bool:
@@ -59,39 +40,34 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(person: Win
     models = []
     for seed in (0, 0, 1):
         config = configure(f"seed={seed}", f"weighting.name={weighting}")
-        model, optimizer = build(config, person)
+        training = start(config, person)
         torch.manual_seed(len(models))  # the global generator must not matter
-        train(config, person, model, optimizer, range(2))
-        models.append(model)
+        list(training.run(range(2)))
+        models.append(training.model)
     assert same(models[0], models[1])
     assert not same(models[0], models[2])
 
 
 def test_epochs_in_two_parts_equal_epochs_in_one(person: Windows) -> None:
     config = configure()
-    whole, optimizer = build(config, person)
-    logs = train(config, person, whole, optimizer, range(4))
-    parts, optimizer = build(config, person)
-    first = train(config, person, parts, optimizer, range(2))
-    second = train(config, person, parts, optimizer, range(2, 4))
-    assert same(whole, parts)
+    whole, parts = start(config, person), start(config, person)
+    logs = list(whole.run(range(4)))
+    first, second = list(parts.run(range(2))), list(parts.run(range(2, 4)))
+    assert same(whole.model, parts.model)
     assert [log.losses for log in logs] == [log.losses for log in first + second]
     assert [log.epoch for log in logs] == [1, 2, 3, 4]
 
 
 def test_training_lowers_every_loss_and_moves_the_weights_of_the_tasks(person: Windows) -> None:
     config = configure("train.learning_rate=0.003")
-    model, optimizer = build(config, person)
-    logs = train(config, person, model, optimizer, range(4))
+    logs = list(start(config, person).run(range(4)))
     assert logs[-1].loss < logs[0].loss
     assert len(set(logs[-1].weights.values())) == len(logs[-1].weights) == 4
 
 
 @pytest.mark.parametrize("count", [1, 2, 33])
 def test_a_person_with_fewer_windows_than_a_batch_or_one_more(person: Windows, count: int) -> None:
-    config = configure()
-    model, optimizer = build(config, person)
-    logs = train(config, person[:count], model, optimizer, range(1))
+    logs = list(start(configure(), person[:count]).run(range(1)))
     assert logs[0].windows == count
     assert np.isfinite(logs[0].loss)
 
@@ -99,10 +75,9 @@ def test_a_person_with_fewer_windows_than_a_batch_or_one_more(person: Windows, c
 def test_bfloat16_trains_to_about_the_same_loss(person: Windows) -> None:
     final = {}
     for precision in ("float32", "bfloat16"):
-        config = configure(f"train.precision={precision}")
-        model, optimizer = build(config, person)
-        final[precision] = train(config, person, model, optimizer, range(4))[-1].loss
-        assert all(p.dtype == torch.float32 for p in model.parameters())
+        training = start(configure(f"train.precision={precision}"), person)
+        final[precision] = list(training.run(range(4)))[-1].loss
+        assert all(p.dtype == torch.float32 for p in training.model.parameters())
     assert final["bfloat16"] == pytest.approx(final["float32"], rel=0.05)
     assert final["bfloat16"] != final["float32"]
 
@@ -130,25 +105,23 @@ def test_auto_trains_as_the_precision_that_this_processor_has(person: Windows) -
     own = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[pick_precision("auto", torch.device("cpu"))]
     final = {}
     for precision in ("auto", own):
-        config = configure(f"train.precision={precision}", "train.device=cpu")
-        model, optimizer = build(config, person)
-        last = train(config, person, model, optimizer, range(2))[-1]
+        last = list(start(configure(f"train.precision={precision}", "train.device=cpu"), person).run(range(2)))[-1]
         final[precision] = (last.loss, last.precision)
     assert final["auto"] == final[own]
     assert final["auto"][1] == own
 
 
 def test_a_loss_that_is_not_finite_names_its_task(person: Windows) -> None:
-    config = configure()
-    model, optimizer = build(config, person)
+    training = start(configure(), person)
     with torch.no_grad():
-        model.tasks["reconstruction"].decoder[0].weight.fill_(float("nan"))
+        training.model.tasks["reconstruction"].decoder[0].weight.fill_(float("nan"))
     with pytest.raises(UserError, match=r"epoch 1: the loss of .*reconstruction.* is not finite"):
-        train(config, person, model, optimizer, range(1))
+        list(training.run(range(1)))
 
 
 def test_weight_decay_spares_biases_norms_and_log_variances(person: Windows) -> None:
-    model, optimizer = build(configure(), person)
+    training = start(configure(), person)
+    model, optimizer = training.model, training.optimizer
     spared = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert (id(parameter) in spared) == (parameter.ndim <= 1), name
