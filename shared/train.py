@@ -228,6 +228,7 @@ class Training:
             The losses of the K tasks, (K,), and the scalar that was minimised; without gradients.
         """
         losses = self.model.losses(self.data.x[rows], self.data.features[rows], generator, self.precision)
+        self.model.weighting.observe(losses.detach())
         loss = self.model.weighting(losses)
         if pull is not None:
             loss = loss + pull

@@ -9,6 +9,12 @@ from torch import Tensor, nn
 from shared.errors import choose
 from shared.settings import Settings
 
+MEMORY = 5
+"""Steps over which "uncertainty" averages a loss, about: a client takes six a round on the watch data."""
+
+SMALLEST_LOSS = 1e-3
+"""A loss below this weighs no more: the weight of one that vanishes would have no bound."""
+
 
 class WeightingSettings(Settings):
     """Args: name: one of ``WEIGHTINGS``; dwa_temperature: softness of "dwa" (higher is more equal)."""
@@ -42,6 +48,9 @@ class Weighting(nn.Module):
         """Return the scalar to minimise from the K task losses (K,)."""
         return (self.weights() * losses).sum()
 
+    def observe(self, losses: Tensor) -> None:
+        """Take note of the task losses (K,) of a step, before they are combined."""
+
     def end_epoch(self, losses: Tensor) -> None:
         """Take note of the mean task losses (K,) of the epoch that has just ended."""
 
@@ -57,22 +66,40 @@ class Fixed(Weighting):
 
 
 class Uncertainty(Weighting):
-    """Learned log variances s: the sum of exp(-s) L / 2 + s / 2 (Kendall, Gal and Cipolla 2018, eq. 10).
+    """Homoscedastic uncertainty: the sum of exp(-s) L / 2 + s / 2 (Kendall, Gal and Cipolla 2018, eq. 10).
 
-    The variance is learned as its logarithm, so that it stays positive and nothing is divided by zero.
+    Each log variance s stands where this sum is smallest, at the logarithm of the task's loss, so that a task weighs
+    1 / (2 L) (in closed form: Kirchdorfer et al. 2024, "Analytical uncertainty-based loss weighting in multi-task
+    learning"). The loss is a running mean over about the last ``MEMORY`` steps. Learned by gradient, as in the paper of
+    2018, s hardly moves in the few steps that a client takes in a round.
     """
+
+    total: Tensor
+    count: Tensor
 
     def __init__(self, weights: dict[str, float], settings: WeightingSettings) -> None:
         super().__init__(weights, settings)
-        self.log_variance = nn.Parameter(torch.zeros(len(weights)))
+        # Buffers, so that they are saved with the client's state. The mean of no steps yet is 1, and s is 0.
+        self.register_buffer("total", torch.zeros(len(weights)))
+        self.register_buffer("count", torch.zeros(()))
+
+    def observe(self, losses: Tensor) -> None:
+        """Add a step's losses (K,) to sums that forget all older steps alike."""
+        self.total.lerp_(losses, 1 / MEMORY)
+        self.count.lerp_(torch.ones_like(self.count), 1 / MEMORY)
 
     def weights(self) -> Tensor:
-        """exp(-s) / 2 of each task."""
-        return torch.exp(-self.log_variance.detach()) / 2
+        """1 / (2 L) of each task."""
+        return torch.exp(-self._log_variance()) / 2
 
     def forward(self, losses: Tensor) -> Tensor:
-        """Return the negative log likelihood of the losses under the learned variances."""
-        return (torch.exp(-self.log_variance) * losses + self.log_variance).sum() / 2
+        """Return the negative log likelihood of the losses under the variances of now."""
+        log_variance = self._log_variance()
+        return (torch.exp(-log_variance) * losses + log_variance).sum() / 2
+
+    def _log_variance(self) -> Tensor:
+        mean = torch.where(self.count > 0, self.total / self.count, torch.ones_like(self.total))
+        return mean.clamp_min(SMALLEST_LOSS).log()
 
 
 class DynamicWeightAverage(Weighting):

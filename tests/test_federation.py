@@ -10,6 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from centralized_baseline.__main__ import train_centralized
 from client.app import app as client_app
 from server.aggregation import Aggregator
 from server.app import app as server_app
@@ -209,9 +210,43 @@ def test_each_client_holds_its_own_persons_windows(
 
 
 def test_clients_keep_their_own_task_weights(unbroken: Path) -> None:
-    last = [list(read_metrics(path))[-1] for path in sorted((unbroken / "clients").glob("*/metrics.jsonl"))]
-    weights = [tuple(value for key, value in row.items() if key.startswith("weight.")) for row in last]
-    assert len(set(weights)) == PEOPLE
+    logs = [list(read_metrics(path)) for path in sorted(unbroken.glob("clients/*/metrics.jsonl"))]
+    assert len(logs) == PEOPLE
+    assert len({rows[-1]["weight.reconstruction"] for rows in logs}) == PEOPLE
+
+
+def test_after_three_rounds_task_weights_are_where_each_persons_own_losses_put_them(tmp_path: Path) -> None:
+    """On real recordings: the objective of "uncertainty" is smallest at 1 / (2 L)."""
+    config = configure("data.name=watch", "train.batch_size=64")
+    federate(tmp_path / "run", config, clients=7)
+    last = {
+        path.parent.name: list(read_metrics(path))[-1] for path in (tmp_path / "run").glob("clients/*/metrics.jsonl")
+    }
+    assert len(last) == 7
+    for row in last.values():
+        for task in config.enabled_tasks:
+            assert row[f"weight.{task}"] == pytest.approx(1 / (2 * row[f"loss.{task}"]), rel=0.2), (row["round"], task)
+    reconstruction = [row["weight.reconstruction"] for row in last.values()]
+    assert max(reconstruction) > 1.5 * min(reconstruction), "people move differently, and their weights show it"
+
+
+def test_a_federation_of_one_person_trains_what_the_baseline_trains_on_that_person(tmp_path: Path) -> None:
+    """Both sides see the same statistics, the same targets and the same steps, to the last bit."""
+    config = configure(
+        "data.holdout=[1,3,4]",
+        "federation.min_clients=1",
+        "centralized.epochs=3",
+        "centralized.batch_size=48",
+        "centralized.threads=1",
+    )
+    federate(tmp_path / "federated", config, clients=1)
+    train_centralized(config, tmp_path / "centralized")
+    ours, theirs = (load_encoder(tmp_path / name)[0] for name in ("federated", "centralized"))
+    arrays = outgoing(theirs, "average")  # all but integer counters
+    assert {name: value.tobytes() for name, value in outgoing(ours, "average").items()} == {
+        name: value.tobytes() for name, value in arrays.items()
+    }
+    assert all(np.array_equal(a, b) for a, b in ((ours.mean, theirs.mean), (ours.std, theirs.std)))
 
 
 def test_the_order_in_which_clients_answer_does_not_matter(

@@ -44,6 +44,16 @@ def build(config: Config, windows: Windows) -> Model:
     return build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.of(windows))
 
 
+def test_feature_targets_are_standardised_for_each_person(windows: Windows) -> None:
+    everybody = prepare(only("features"), windows).features
+    for person in windows.people:
+        own = prepare(only("features"), windows.of([person])).features
+        torch.testing.assert_close(everybody[torch.from_numpy(windows.subject == person)], own)
+        inside = own.abs().amax(dim=0) < 5  # nothing was cut off
+        torch.testing.assert_close(own.mean(dim=0)[inside], torch.zeros(int(inside.sum())), atol=1e-3, rtol=0)
+    assert everybody.abs().max() <= 5
+
+
 def test_the_variants_cover_the_registry() -> None:
     assert {name for name, _ in VARIANTS} == set(TASKS)
 

@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite_names_its_task(person: Windows) -> None:
         list(training.run(range(1)))
 
 
-def test_weight_decay_spares_biases_norms_and_log_variances(person: Windows) -> None:
+def test_weight_decay_spares_biases_and_norms(person: Windows) -> None:
     training = start(configure(), person)
     model, optimizer = training.model, training.optimizer
     spared = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
