@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from shared.metrics import Row
@@ -83,9 +83,13 @@ def weights(run: Run, number: int, look: Look) -> list[Picture]:
                 for rows in logs:
                     axes.plot(*_thinned(rows, name), color=MUTED, lw=0.7, alpha=0.55)
             axes.plot(*_thinned(_mean_log(logs, name), name), color=look.colour, lw=2.2)
-            room = 0.05 * (max(values) - min(values)) or 0.1
-            axes.set(xlabel=run.unit, ylabel="weight of the loss", ylim=(min(values) - room, max(values) + room))
+            axes.set(xlabel=run.unit, ylabel="weight of the loss", ylim=(min(values) / 1.15, 1.15 * max(values)))
             _whole_steps(axes)
+            # Twice as much is as far everywhere: weights of tasks differ by a factor of ten and more.
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         last = [rows[-1][name] for rows in logs]
         words = (
             f"Weight of the task {task} in {run.name}: at the end {np.mean(last):.2f} on average, "
