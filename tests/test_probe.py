@@ -48,7 +48,7 @@ def make_run(folder: Path, config_file: Path, norm_statistics: str = "included",
     encoder.standardise(statistics.mean, statistics.std)
     if norm_statistics == "included":
         estimate_norm_statistics(encoder, train.x)
-    card = EncoderCard.describe(encoder, train.meta, statistics, config.digest, norm_statistics)
+    card = EncoderCard.describe(encoder, train.meta, statistics, config.digest("centralized"), norm_statistics)
     save_encoder(folder, encoder, card)
     (folder / "config.yaml").write_text(config.to_yaml())
     return folder
