@@ -55,7 +55,7 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
     """
     train, _ = load(config.data)
     check_trainable(config, train)
-    open_run(folder, config, resume=resume, force=force)
+    open_run(folder, config, "centralized", resume=resume, force=force)
     statistics = ChannelStatistics.of(train)
     training = Training.centralized(config, prepare(config, train), statistics)
     model, optimizer = training.model, training.optimizer
@@ -71,7 +71,8 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
             save_snapshot(folder / "checkpoint", _snapshot(row, model, optimizer))
             tracker.log([row])
             progress.show(row)
-    save_encoder(folder, model.encoder, EncoderCard.describe(model.encoder, train.meta, statistics, config.digest))
+    card = EncoderCard.describe(model.encoder, train.meta, statistics, config.digest("centralized"))
+    save_encoder(folder, model.encoder, card)
     table = Table(title=f"{folder.name}: {epochs} epochs", show_header=False)
     table.add_row("people, windows", f"{len(train.people)}, {len(train)}")
     table.add_row("time", f"{time.perf_counter() - started:.0f} s")

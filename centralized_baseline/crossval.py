@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
         draw_regime(train, regime, seed=0)  # refuses a bad one before the work is done
     folds = split_people(train.people, options.folds, base.seed)
     folder = run_folder(options, base)
-    open_run(folder, base, resume=options.resume, force=options.force)
+    open_run(folder, base, "centralized", resume=options.resume, force=options.force)
     variants = []
     for number, (variant, config) in enumerate(zip(settings, configs, strict=True), 1):
         held_out = [

@@ -37,6 +37,7 @@ from shared.evaluate import (
 )
 from shared.files import write_atomic
 from shared.runs import EXCHANGE, runs_root
+from shared.settings import Way
 
 REPORT = "probe.json"
 SEED = "{seed}"
@@ -167,15 +168,20 @@ def _find_series(name: str, seeds: int, overrides: Sequence[str]) -> Candidate:
         )
     stored = {run: load_config(run / "config.yaml") for run in runs}
     first, *others = runs
+    way = _way_of(first)
     for number, run in enumerate(others, 1):
-        unseeded = stored[run].model_copy(update={"name": stored[first].name, "seed": stored[first].seed})
-        if changed := differences(stored[first], unseeded):
-            raise UserError(f"{first} and {run} must differ by their seeds alone; found {'; '.join(changed)}")
-        if (run / EXCHANGE).is_file() != (first / EXCHANGE).is_file():
+        if _way_of(run) != way:
             raise UserError(f"{first} and {run} must be trained alike; found one federated and one centralized")
+        unseeded = stored[run].model_copy(update={"seed": stored[first].seed})
+        if changed := differences(stored[first], unseeded, way):
+            raise UserError(f"{first} and {run} must differ by their seeds alone; found {'; '.join(changed)}")
         if same := [other for other in runs[:number] if stored[other].seed == stored[run].seed]:
             raise UserError(f"{same[0]} and {run} must differ by their seeds; found {stored[run].seed} in both")
     return Candidate(name, runs, load_config(first / "config.yaml", overrides))
+
+
+def _way_of(run: Path) -> Way:
+    return "federated" if (run / EXCHANGE).is_file() else "centralized"
 
 
 def _report_path(candidate: Candidate, out: Path | None) -> Path:

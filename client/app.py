@@ -81,7 +81,9 @@ def train(message: Message, context: Context) -> Message:
     model, optimizer = training.model, training.optimizer
     policy = config.federation.norm_statistics
     state = PrivateState(
-        _state_root(context, run_folder, str(order["run"])) / f"person_{data.person:02d}", config.digest, policy
+        _state_root(context, run_folder, str(order["run"])) / f"person_{data.person:02d}",
+        config.digest("federated"),
+        policy,
     )
     residual = state.restore(model, optimizer, before=server_round)
     received = arrays_of(message.content.array_records["arrays"])

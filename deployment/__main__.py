@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
         if options.registered:
             options.registered.touch()
         _wait_for_clients(superlink, config, console)
-        open_run(folder, config, resume=options.resume, force=options.force)
+        open_run(folder, config, "federated", resume=options.resume, force=options.force)
         _make_room(folder, place, resume=options.resume)
         with _brought_home(place, folder):
             _run(superlink, config, place, console)

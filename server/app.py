@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
             the run folder as ``failure.txt``.
     """
     config, folder = from_run_config(context.run_config, context.run_id)
-    open_run(folder, config, resume=(folder / "config.yaml").is_file(), force=False)
+    open_run(folder, config, "federated", resume=(folder / "config.yaml").is_file(), force=False)
     failure = folder / FAILURE
     with locked(folder), _log_to(folder / "server.log"):
         failure.unlink(missing_ok=True)
@@ -125,6 +125,6 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
         )
     missing = len(shared_names(encoder, policy)) < len(shared_names(encoder, "average"))
     card = EncoderCard.describe(
-        encoder, federation.meta, statistics, config.digest, "missing" if missing else "included"
+        encoder, federation.meta, statistics, config.digest("federated"), "missing" if missing else "included"
     )
     save_encoder(folder, encoder, card)

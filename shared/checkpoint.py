@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import safetensors
 import torch
-from pydantic import ValidationError
+from pydantic_core import from_json
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -23,6 +23,9 @@ from shared.files import write_atomic
 from shared.settings import Settings
 
 LOG = logging.getLogger(__name__)
+
+CARD_VERSION: Literal[2] = 2
+"""Of the encoder cards that are written."""
 
 KEPT = 3
 """Snapshots kept: the newest, the one to fall back on, and one more for a client: it may have trained a round that the
@@ -94,9 +97,12 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
 
 
 class EncoderCard(Settings):
-    """What a saved encoder expects and where it came from; stored as ``encoder.json``.
+    """What a saved encoder expects and where it came from; stored as ``encoder.json``, and read by ``read_card``.
+
+    A change of the keys, of the architecture's too, makes a new version: ``_upgraded`` turns an older card into it.
 
     Args:
+        version: Of the keys.
         architecture: The settings that it was built from.
         data: Name of the data set that it was trained on.
         channels: C names, in input order.
@@ -106,9 +112,10 @@ class EncoderCard(Settings):
         mean: C training means, in the channels' units.
         std: C training standard deviations.
         norm_statistics: "included", or "missing": estimate them on your own windows first.
-        config_digest: SHA-256 of the run's configuration.
+        config_digest: Of the run's configuration, see ``Config.digest``.
     """
 
+    version: Literal[2]
     architecture: EncoderSettings
     data: str
     channels: tuple[str, ...]
@@ -131,6 +138,7 @@ class EncoderCard(Settings):
     ) -> "EncoderCard":
         """Describe an encoder that was trained on windows of ``meta``."""
         return cls(
+            version=CARD_VERSION,
             architecture=encoder.settings,
             data=meta.name,
             channels=meta.channels,
@@ -171,21 +179,56 @@ def save_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
     write_atomic(folder / "encoder.json", card.model_dump_json(indent=2) + "\n")
 
 
+def read_card(folder: Path) -> EncoderCard:
+    """Read ``encoder.json``, of this version or of an older one.
+
+    Raises:
+        UserError: A missing or damaged file, or a card of a later version.
+    """
+    path = folder / "encoder.json"
+    content = _read(path)
+    try:
+        values = from_json(content)
+        version = values.get("version", 1) if isinstance(values, dict) else None
+        if isinstance(version, int) and version > CARD_VERSION:
+            raise UserError(
+                f"{path} has version {version}, and this fedhar reads versions up to {CARD_VERSION}: use a later fedhar"
+            )
+        return EncoderCard.model_validate(_upgraded(values) if version == 1 else values)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
+    """Turn a card of version 1, which does not name its version, into one of version 2.
+
+    Version 1 came to know three settings of the architecture one by one, two of them under other names. Encoders whose
+    cards do not name one were built as if it had been null, or "last".
+
+    Raises:
+        ValueError: A card without an architecture.
+    """
+    architecture = card.get("architecture")
+    if not isinstance(architecture, dict):
+        raise ValueError("expected a block 'architecture'")
+    renamed = {"companding": "log_input", "pooled": "pooled_blocks"}
+    settings = {renamed.get(name, name): value for name, value in architecture.items()}
+    later = {"log_input": None, "pooled_blocks": "last", "hidden": None}
+    return card | {"version": 2, "architecture": later | settings}
+
+
 def load_encoder(folder: Path) -> tuple[Encoder, EncoderCard]:
     """Load an encoder, ready for raw windows (N, C, T) in the units and at the rate that its card names.
 
     Raises:
         UserError: A missing or damaged file, or weights that do not fit the architecture.
     """
-    card_path, weights_path = folder / "encoder.json", folder / "encoder.safetensors"
-    for path in (card_path, weights_path):
-        if not path.is_file():
-            raise UserError(f"{folder} holds no encoder: expected {path.name}, which a finished run writes")
+    card = read_card(folder)
+    weights = _read(folder / "encoder.safetensors")
     try:
-        card = EncoderCard.model_validate_json(card_path.read_bytes())
         encoder = build_encoder(card.architecture, len(card.channels), card.samples)
-        encoder.load_state_dict(load_tensors(weights_path.read_bytes()))
-    except (ValidationError, safetensors.SafetensorError, RuntimeError) as error:
+        encoder.load_state_dict(load_tensors(weights))
+    except (safetensors.SafetensorError, RuntimeError) as error:
         raise UserError(f"the encoder in {folder} is damaged, or of another version of fedhar: {error}") from None
     encoder.standardise(card.mean, card.std)
     if card.norm_statistics == "missing":
@@ -195,6 +238,16 @@ def load_encoder(folder: Path) -> tuple[Encoder, EncoderCard]:
             folder,
         )
     return encoder.eval(), card
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of one of the two files of a saved encoder."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} holds no encoder: expected {path.name}, which a finished run writes") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _snapshot_path(folder: Path, step: int) -> Path:

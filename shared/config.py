@@ -9,7 +9,7 @@ import json
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, create_model, field_validator
@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Valida
 from shared.data import DATASETS, DataSettings
 from shared.encoders import ENCODERS, EncoderSettings
 from shared.errors import UserError, choose, nearest
-from shared.settings import Settings
+from shared.settings import NO_IDENTITY, IdentityOf, Settings, Way
 from shared.tasks import TASKS, TaskSettings
 from shared.weighting import WEIGHTINGS, WeightingSettings
 
@@ -30,14 +30,14 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 class TrainSettings(Settings):
     """The local training loop, the same for a client and for the centralized baseline."""
 
-    batch_size: PositiveInt
+    batch_size: Annotated[PositiveInt, IdentityOf("federated")]
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
     schedule: Literal["cosine", "constant"]
     warmup: float = Field(ge=0, lt=1)
     precision: Literal["auto", "float32", "bfloat16"]
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    threads: PositiveInt
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], NO_IDENTITY]
+    threads: Annotated[PositiveInt, NO_IDENTITY]
 
 
 AVERAGING = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
@@ -69,7 +69,11 @@ class AggregationSettings(Settings):
 
 
 class FederationSettings(Settings):
-    """Rounds of federated averaging and what they wait for."""
+    """Rounds of federated averaging and what they wait for.
+
+    What they wait for is no part of a run's identity. Who takes part is up to the devices, and a run whose device has
+    died must be able to go on without it.
+    """
 
     rounds: PositiveInt
     local_epochs: PositiveInt
@@ -77,9 +81,9 @@ class FederationSettings(Settings):
     aggregation: AggregationSettings
     upload: Literal["float32", "bfloat16", "int8", "int4"]
     norm_statistics: Literal["average", "local"]
-    min_clients: PositiveInt
-    join_timeout: PositiveFloat
-    round_timeout: PositiveFloat
+    min_clients: Annotated[PositiveInt, NO_IDENTITY]
+    join_timeout: Annotated[PositiveFloat, NO_IDENTITY]
+    round_timeout: Annotated[PositiveFloat, NO_IDENTITY]
 
 
 class PrivacySettings(Settings):
@@ -96,22 +100,22 @@ class CentralizedSettings(Settings):
 
     epochs: PositiveInt
     batch_size: PositiveInt
-    threads: PositiveInt
+    threads: Annotated[PositiveInt, NO_IDENTITY]
 
 
 class Config(Settings):
     """Everything a run needs to know; equal configurations give equal encoders."""
 
-    name: str = Field(pattern=f"^{NAME_PATTERN}$")
+    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$"), NO_IDENTITY]
     seed: int = Field(ge=0)
     data: DataSettings
     encoder: EncoderSettings
     tasks: dict[str, TaskSettings]
     weighting: WeightingSettings
     train: TrainSettings
-    federation: FederationSettings
-    privacy: PrivacySettings
-    centralized: CentralizedSettings
+    federation: Annotated[FederationSettings, IdentityOf("federated")]
+    privacy: Annotated[PrivacySettings, IdentityOf("federated")]
+    centralized: Annotated[CentralizedSettings, IdentityOf("centralized")]
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -121,7 +125,7 @@ class Config(Settings):
         return dict(create_model("Tasks", **fields).model_validate(blocks))
 
     def __hash__(self) -> int:
-        return hash(self.digest)
+        return hash(json.dumps(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as YAML and JSON hold them."""
@@ -131,11 +135,14 @@ class Config(Settings):
         """Return the complete configuration as YAML that ``load_config`` reads back to an equal one."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all values except the run's name."""
-        values = self.to_dict() | {"name": None}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    def digest(self, way: Way) -> str:
+        """Return the SHA-256 of the run's identity: of all values that decide on the encoder in a way of training.
+
+        Two federated runs with equal digests train alike, whatever their names, folders, devices, threads, timeouts
+        and ``min_clients``, and whatever is set for the centralized baseline. Not to the last bit: other threads or
+        another device add the same numbers in another order.
+        """
+        return hashlib.sha256(json.dumps(self.identity(way), sort_keys=True).encode()).hexdigest()
 
     @property
     def enabled_tasks(self) -> dict[str, TaskSettings]:
@@ -172,9 +179,12 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def differences(first: Config, second: Config) -> list[str]:
-    """Return ``key: old -> new`` for each value that differs between two configurations."""
-    old, new = _flatten(first.to_dict()), _flatten(second.to_dict())
+def differences(first: Config, second: Config, way: Way | None = None) -> list[str]:
+    """Return ``key: old -> new`` for each value that differs between two configurations.
+
+    With a way of training, only values that decide on the encoder in it count.
+    """
+    old, new = (_flatten(config.identity(way) if way else config.to_dict()) for config in (first, second))
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in old | new if old.get(key) != new.get(key)]
 
 

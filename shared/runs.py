@@ -13,6 +13,7 @@ from pathlib import Path
 from shared.config import DEFAULTS, NAME_PATTERN, Config, differences, load_config
 from shared.errors import UserError
 from shared.files import write_atomic
+from shared.settings import Way
 
 FAILURE = "failure.txt"
 """In the run folder of a run that failed: why, in words."""
@@ -63,19 +64,26 @@ def run_folder(options: argparse.Namespace, config: Config) -> Path:
     return runs_root() / name
 
 
-def open_run(folder: Path, config: Config, *, resume: bool, force: bool) -> None:
+def open_run(folder: Path, config: Config, way: Way, *, resume: bool, force: bool) -> None:
     """Make a run folder with its resolved ``config.yaml``, or open an existing one to resume.
+
+    A run that is resumed goes on with the new configuration, which may differ from the old one where the encoder does
+    not depend on it in this way of training: ``config.yaml`` is replaced.
 
     Raises:
         UserError: The folder exists and neither ``resume`` nor ``force`` was asked for, there is nothing to resume,
-            or the run to resume had another configuration (the differences are listed).
+            or the run to resume would have given another encoder (the differences are listed).
     """
     config_path = folder / "config.yaml"
     if resume:
         if not config_path.is_file():
             raise UserError(f"cannot resume: there is no run in {folder}")
-        if changed := differences(load_config(config_path), config):
+        stored = load_config(config_path)
+        if changed := differences(stored, config, way):
             raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
+        if stored != config:
+            with locked(folder):  # clients of a run that is going on read the file
+                write_atomic(config_path, config.to_yaml())
         return
     if force and config_path.is_file():
         shutil.rmtree(folder)

@@ -58,7 +58,7 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
     for person in track(clients.ids, "checking the data", console=console, transient=True):
         clients.read(person)
     check_trainable(config, clients[0])
-    open_run(folder, config, resume=resume, force=force)
+    open_run(folder, config, "federated", resume=resume, force=force)
     failure = folder / FAILURE
     failure.unlink(missing_ok=True)  # of an earlier start
     with RunProgress(folder.name, config.federation.rounds, console) as progress:

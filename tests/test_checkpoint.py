@@ -1,11 +1,15 @@
 """Snapshots and saved encoders: whole or not at all, and never by pickle."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from shared.checkpoint import (
+    CARD_VERSION,
     EncoderCard,
     Snapshot,
     load_encoder,
@@ -20,6 +24,9 @@ from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
 from shared.model import build_initial_encoder
+
+CARDS = sorted((Path(__file__).parent / "cards").iterdir())
+"""Encoders as the code of each time saved them, after one epoch on synthetic windows, and what they made of two."""
 
 
 def snapshot(step: int) -> Snapshot:
@@ -98,7 +105,7 @@ def saved(tmp_path: Path) -> Path:
     encoder = build_initial_encoder(config, train.x.shape[1], train.x.shape[2])
     statistics = ChannelStatistics.of(train)
     encoder.standardise(statistics.mean, statistics.std)
-    save_encoder(tmp_path, encoder, EncoderCard.describe(encoder, train.meta, statistics, config.digest))
+    save_encoder(tmp_path, encoder, EncoderCard.describe(encoder, train.meta, statistics, config.digest("centralized")))
     return tmp_path
 
 
@@ -136,4 +143,52 @@ def test_a_missing_or_damaged_file_is_a_readable_error(saved: Path, name: str) -
         load_encoder(saved)
     (saved / name).unlink()
     with pytest.raises(UserError, match=f"holds no encoder: expected {name}"):
+        load_encoder(saved)
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+def test_an_encoder_that_any_version_saved_embeds_as_it_did_then(folder: Path, tmp_path: Path) -> None:
+    encoder, card = load_encoder(folder)
+    then = load_file(folder / "embedded.safetensors")
+    torch.testing.assert_close(encoder(then["windows"]), then["embeddings"], rtol=1e-4, atol=1e-5)
+    save_encoder(tmp_path, encoder, card)
+    again, same = load_encoder(tmp_path)
+    assert same == card
+    assert torch.equal(again(then["windows"]), encoder(then["windows"]))
+
+
+def test_every_version_of_the_card_is_kept() -> None:
+    kept = {json.loads((folder / "encoder.json").read_bytes()).get("version", 1) for folder in CARDS}
+    assert kept == set(range(1, CARD_VERSION + 1))
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 99}, rf"encoder.json has version 99, .* reads versions up to {CARD_VERSION}"),
+        ({"version": 0}, "damaged"),
+        ({"version": "2"}, "damaged"),
+        ({"version": None}, "damaged"),
+        ({"architecture": None}, "damaged"),
+        ({"architecture": {}}, "damaged"),
+        ({"architecture": {"name": "fcn", "width": 4, "norm": "batch", "pooling": "mean", "depth": 3}}, "depth"),
+        ({"rate": "fast"}, "damaged"),
+        ({"colour": "blue"}, "colour"),
+    ],
+)
+def test_a_card_that_cannot_be_read_is_refused_in_words(
+    folder: Path, change: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    card = json.loads((folder / "encoder.json").read_bytes()) | change
+    (tmp_path / "encoder.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=words):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"text"', "null", "{}", ""])
+def test_what_is_no_card_is_refused_in_words(content: str, saved: Path) -> None:
+    (saved / "encoder.json").write_text(content)
+    with pytest.raises(UserError, match=r"encoder.json is damaged"):
         load_encoder(saved)

@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from shared.config import DEFAULTS, differences, load_config
 from shared.errors import UserError
+from shared.settings import Way
 
 CONFIGS = sorted(DEFAULTS.parent.glob("*.yaml"))
 
@@ -29,7 +31,7 @@ def test_the_resolved_copy_reads_back_to_an_equal_configuration(tmp_path: Path) 
     copy = tmp_path / "config.yaml"
     copy.write_text(config.to_yaml())
     assert load_config(copy) == config
-    assert load_config(copy).digest == config.digest
+    assert load_config(copy).digest("federated") == config.digest("federated")
 
 
 def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
@@ -91,7 +93,63 @@ def test_differences_name_the_key_and_both_values() -> None:
     assert differences(first, second) == [f"train.batch_size: {first.train.batch_size} -> 7"]
 
 
-def test_the_digest_ignores_the_name_only() -> None:
-    base = load_config(DEFAULTS)
-    assert load_config(DEFAULTS, ["name=other"]).digest == base.digest
-    assert load_config(DEFAULTS, ["seed=1"]).digest != base.digest
+OTHERWISE = {
+    "name": "other",
+    "data.path": "elsewhere",
+    "train.batch_size": 7,
+    "train.device": "cpu",
+    "train.threads": 7,
+    "train.schedule": "constant",
+    "federation.rounds": 7,
+    "federation.aggregation.momentum": 0.7,
+    "federation.min_clients": 7,
+    "federation.join_timeout": 7,
+    "federation.round_timeout": 7,
+    "privacy.noise_multiplier": 7,
+    "centralized.epochs": 7,
+    "centralized.batch_size": 7,
+    "centralized.threads": 7,
+    "seed": 7,
+    "data.name": "synthetic",
+    "data.holdout": [1],
+    "encoder.width": 8,
+    "tasks.features.enabled": False,
+    "weighting.dwa_temperature": 7,
+}
+"""A value unlike the default's, for a knob of every kind."""
+
+ANYWHERE = {"name", "data.path", "train.device", "train.threads", "centralized.threads"}
+PATIENCE = {"federation.min_clients", "federation.join_timeout", "federation.round_timeout"}
+FREE: dict[Way, set[str]] = {
+    "federated": ANYWHERE | PATIENCE | {"centralized.epochs", "centralized.batch_size"},
+    "centralized": ANYWHERE
+    | PATIENCE
+    | {"train.batch_size", "federation.rounds", "federation.aggregation.momentum", "privacy.noise_multiplier"},
+}
+"""What may be another in a run that is resumed."""
+
+
+@pytest.mark.parametrize("knob", OTHERWISE)
+@pytest.mark.parametrize("way", FREE)
+def test_the_identity_of_a_run_is_what_decides_on_its_encoder(way: Way, knob: str) -> None:
+    base, other = load_config(DEFAULTS), load_config(DEFAULTS, [f"{knob}={OTHERWISE[knob]}"])
+    assert [change.partition(":")[0] for change in differences(base, other)] == [knob]
+    kept = knob in FREE[way]
+    assert (base.digest(way) == other.digest(way), differences(base, other, way) == []) == (kept, kept)
+
+
+@pytest.mark.parametrize("way", FREE)
+def test_a_knob_without_a_mark_is_part_of_the_identity(way: Way) -> None:
+    """Of all knobs, those of this list alone are left out; a new one is in it, or decides on the encoder."""
+    config = load_config(DEFAULTS)
+    left_out = set(flat(config.to_dict())) - set(flat(config.identity(way)))
+    other_way = {"federated": "centralized.", "centralized": ("federation.", "privacy.")}[way]
+    assert {knob for knob in left_out if not knob.startswith(other_way)} == {
+        knob for knob in FREE[way] if not knob.startswith(other_way)
+    }
+    assert {knob for knob in flat(config.to_dict()) if knob.startswith(other_way)} <= left_out
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[str]:
+    parts = [flat(v, f"{prefix}{k}.") if isinstance(v, dict) else [f"{prefix}{k}"] for k, v in values.items()]
+    return [key for part in parts for key in part]

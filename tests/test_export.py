@@ -59,7 +59,7 @@ def make_run(
     network.standardise(statistics.mean, statistics.std)
     if norm_statistics == "included":
         estimate_norm_statistics(network, train.x)
-    card = EncoderCard.describe(network, train.meta, statistics, config.digest, norm_statistics)
+    card = EncoderCard.describe(network, train.meta, statistics, config.digest("centralized"), norm_statistics)
     save_encoder(folder, network, card)
     return folder
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from safetensors.torch import load_file
 
 from centralized_baseline.__main__ import train_centralized
 from client.app import app as client_app
@@ -326,6 +328,50 @@ def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
     assert [row["round"] for row in rows if row["kind"] == "round"] == [1, 2, 3]
     for path in (unbroken / "clients").glob("*/step-000003.safetensors"):
         assert (folder / "clients" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_run_goes_on_with_other_timeouts_and_is_none_the_other_for_it(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server waits as long as it is told now, and bytes, heads and digest are those of the unbroken run."""
+    folder = tmp_path / "stopped"
+    stop_in_round_3(folder, configure("federation.min_clients=4"), monkeypatch, "configure_train")
+    config = configure("federation.round_timeout=99", "federation.join_timeout=77", "centralized.epochs=7", "name=new")
+    patient, timeouts = InProcessGrid.send_and_receive, []
+
+    def watched(self: InProcessGrid, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        timeouts.append(timeout)
+        return list(patient(self, messages, timeout=timeout))
+
+    monkeypatch.setattr(InProcessGrid, "send_and_receive", watched)
+    federate(folder, config)
+    assert set(timeouts) == {77, 99}
+    assert load_config(folder / "config.yaml") == config
+    assert encoder_bytes(folder) == encoder_bytes(unbroken)
+    assert load_encoder(folder)[1] == load_encoder(unbroken)[1]
+    assert load_encoder(folder)[1].config_digest == config.digest("federated")
+    for path in (unbroken / "clients").glob("*/step-000003.safetensors"):
+        assert (folder / "clients" / path.parent.name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_resumed_run_may_use_other_threads_and_its_clients_keep_their_heads(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More threads add the same numbers in another order: the encoder is the same up to rounding."""
+    folder = tmp_path / "stopped"
+    stop_in_round_3(folder, configure(), monkeypatch, "configure_train")
+    threads = torch.get_num_threads()
+    try:
+        federate(folder, configure("train.threads=2"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    found, expected = (load_file(run / "encoder.safetensors") for run in (folder, unbroken))
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
+    for path in (unbroken / "clients").glob("*/step-000003.safetensors"):
+        found, expected = load_file(folder / "clients" / path.parent.name / path.name), load_file(path)
+        assert {name for name in found if name.startswith("optimizer.")}
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_a_told_round_is_safe_and_a_stop_before_it_is_told_loses_no_row(

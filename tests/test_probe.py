@@ -48,7 +48,7 @@ def make_run(folder: Path, config_file: Path, norm_statistics: str = "included",
     encoder.standardise(statistics.mean, statistics.std)
     if norm_statistics == "included":
         estimate_norm_statistics(encoder, train.x)
-    card = EncoderCard.describe(encoder, train.meta, statistics, config.digest, norm_statistics)
+    card = EncoderCard.describe(encoder, train.meta, statistics, config.digest("centralized"), norm_statistics)
     save_encoder(folder, encoder, card)
     (folder / "config.yaml").write_text(config.to_yaml())
     return folder
@@ -87,7 +87,9 @@ def test_trainings_that_differ_by_their_seed_are_one_row(
 ) -> None:
     policies = ["included", "missing", "included"]
     series = [
-        make_run(runs / f"mine-{seed}", config_file, policy, overrides=[f"seed={seed + 5}"])
+        make_run(
+            runs / f"mine-{seed}", config_file, policy, overrides=[f"seed={seed + 5}", f"train.threads={seed + 1}"]
+        )
         for seed, policy in enumerate(policies)
     ]
     protocols = ["linear", "finetune"]
@@ -113,16 +115,16 @@ def test_trainings_that_differ_by_their_seed_are_one_row(
     ("overrides", "message"),
     [
         (["seed=0"], r"mine-0 and \S+mine-1 must differ by their seeds; found 0 in both"),
-        (["seed=1", "train.batch_size=8"], r"by their seeds alone; found train.batch_size: 64 -> 8$"),
+        (["seed=1", "centralized.batch_size=8"], r"by their seeds alone; found centralized.batch_size: 64 -> 8$"),
     ],
 )
 def test_a_series_must_be_one_configuration_with_several_seeds(
     runs: Path, config_file: Path, overrides: list[str], message: str
 ) -> None:
-    make_run(runs / "mine-0", config_file)
+    make_run(runs / "mine-0", config_file, overrides=["centralized.batch_size=64"])
     make_run(runs / "mine-1", config_file, overrides=[*overrides, "name=another"])
     with pytest.raises(UserError, match=message):
-        main(["--encoder", str(runs / "mine-{seed}"), "train.batch_size=64", *FEW])
+        main(["--encoder", str(runs / "mine-{seed}"), "centralized.batch_size=64", *FEW])
     assert not (runs / "mine-seeds").exists()
 
 

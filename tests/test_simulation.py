@@ -14,6 +14,7 @@ import psutil
 import pytest
 from deployed import free_port
 
+from shared.config import differences, load_config
 from shared.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,8 +167,14 @@ def test_a_killed_simulation_resumes_to_the_same_encoder(tmp_path: Path) -> None
     process = start("simulation", tmp_path, "--engine", "inprocess", "--name", "killed", rounds)
     kill_after_round(process, tmp_path / "killed" / "metrics.jsonl", 2, signal.SIGKILL)
     assert not (tmp_path / "killed" / "encoder.json").exists()
-    resumed = run("simulation", tmp_path, "--engine", "inprocess", "--name", "killed", rounds, "--resume")
+    config, others = tmp_path / "killed" / "config.yaml", ["federation.round_timeout=99", "centralized.epochs=5"]
+    before = load_config(config)
+    resumed = run("simulation", tmp_path, "--engine", "inprocess", "--name", "killed", rounds, "--resume", *others)
     assert resumed.returncode == 0, resumed.stderr
+    assert [change.partition(":")[0] for change in differences(before, load_config(config))] == [
+        "federation.round_timeout",
+        "centralized.epochs",
+    ]
     whole, killed = ((tmp_path / n / "encoder.safetensors").read_bytes() for n in ("whole", "killed"))
     assert whole == killed
 
@@ -177,7 +184,8 @@ def test_a_killed_centralized_run_resumes_to_the_same_encoder(tmp_path: Path) ->
     assert run("centralized_baseline", tmp_path, "--name", "whole", epochs).returncode == 0
     process = start("centralized_baseline", tmp_path, "--name", "killed", epochs)
     kill_after_round(process, tmp_path / "killed" / "metrics.jsonl", 2, signal.SIGKILL)
-    resumed = run("centralized_baseline", tmp_path, "--name", "killed", epochs, "--resume")
+    others = ["federation.rounds=3", "train.batch_size=7", "federation.upload=int8"]
+    resumed = run("centralized_baseline", tmp_path, "--name", "killed", epochs, "--resume", *others)
     assert resumed.returncode == 0, resumed.stderr
     whole, killed = ((tmp_path / n / "encoder.safetensors").read_bytes() for n in ("whole", "killed"))
     assert whole == killed

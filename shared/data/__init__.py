@@ -3,12 +3,13 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from shared.data import folder, synthetic, uci_har, watch
 from shared.data.partition import by_person
 from shared.data.windows import Windows
 from shared.errors import UserError, choose
-from shared.settings import Settings
+from shared.settings import NO_IDENTITY, Settings
 
 Loader = Callable[[Path | None], tuple[Windows, Windows]]
 """Reads a data set from a path (None: where the data set is by default) into training and test windows."""
@@ -32,7 +33,7 @@ class DataSettings(Settings):
     """
 
     name: str
-    path: Path | None
+    path: Annotated[Path | None, NO_IDENTITY]
     holdout: tuple[int, ...]
 
 

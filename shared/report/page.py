@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from shared.checkpoint import EncoderCard
+from shared.checkpoint import read_card
 from shared.config import Config, differences
 from shared.metrics import Row
 from shared.report import figures
@@ -227,7 +227,7 @@ def _windows_bytes(run: Run, left: Sequence[Row]) -> int | None:
     windows: int = sum(rows[-1]["num-examples"] for rows in run.people.values() if rows)
     if not run.finished or not windows:
         return None
-    card = EncoderCard.model_validate_json((run.folder / "encoder.json").read_bytes())
+    card = read_card(run.folder)
     return 4 * windows * len(card.channels) * card.samples
 
 
