@@ -115,13 +115,13 @@ def test_trainings_that_differ_by_their_seed_are_one_row(
     ("overrides", "message"),
     [
         (["seed=0"], r"mine-0 and \S+mine-1 must differ by their seeds; found 0 in both"),
-        (["seed=1", "centralized.batch_size=8"], r"by their seeds alone; found centralized.batch_size: 64 -> 8$"),
+        (["seed=1", "centralized.batch_size=8"], r"by their seeds alone; found centralized.batch_size: 128 -> 8$"),
     ],
 )
 def test_a_series_must_be_one_configuration_with_several_seeds(
     runs: Path, config_file: Path, overrides: list[str], message: str
 ) -> None:
-    make_run(runs / "mine-0", config_file, overrides=["centralized.batch_size=64"])
+    make_run(runs / "mine-0", config_file)
     make_run(runs / "mine-1", config_file, overrides=[*overrides, "name=another"])
     with pytest.raises(UserError, match=message):
         main(["--encoder", str(runs / "mine-{seed}"), "centralized.batch_size=64", *FEW])
