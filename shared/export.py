@@ -56,7 +56,7 @@ from shared.data.windows import Windows
 from shared.encoders import Encoder
 from shared.errors import UserError, choose, run_command
 from shared.evaluate import Classifier, LinearProbe, embed, estimate_norm_statistics, fit_linear_probe, linear_head
-from shared.files import write_atomic
+from shared.files import write_together
 from shared.predict import INPUT, METADATA_KEY, ModelCard
 from shared.seeding import make_generator
 
@@ -184,10 +184,9 @@ def main(arguments: list[str]) -> None:
         source = prepare(options.run, options.overrides, options.format)
     with console.status("exporting and checking", spinner="line"):
         exported = export(source, options.format)
-    for artifact, _ in exported:
-        write_atomic(options.run / artifact.file, artifact.content)
     checks = [check for _, check in exported]
-    write_atomic(options.run / REPORT, to_json(source, checks))
+    files = {artifact.file: artifact.content for artifact, _ in exported} | {REPORT: to_json(source, checks).encode()}
+    write_together({options.run / name: content for name, content in files.items()})
     print_table(source, checks, console)
     console.print(f"wrote {options.run / REPORT}", highlight=False, markup=False, soft_wrap=True)
 
@@ -454,12 +453,14 @@ def _with_stored_weights(model: onnx.ModelProto, convolution: str) -> onnx.Model
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    """Training windows, drawn from all people, in batches."""
+    """Training windows, drawn from all people, in one batch: ONNX Runtime stacks batches, which asks for equal sizes.
+
+    It keeps the activations of all batches at once in any case, so that smaller ones would save no memory.
+    """
 
     def __init__(self, train: Windows) -> None:
         order = torch.randperm(len(train), generator=make_generator("calibration")).numpy()
-        drawn = train.x[order[:CALIBRATION_WINDOWS]]
-        self._batches: Iterator[NDArray[np.float32]] = iter(np.array_split(drawn, -(-len(drawn) // BATCH)))
+        self._batches = iter([train.x[order[:CALIBRATION_WINDOWS]]])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         """Return the next batch by the name of the input, or None after the last."""

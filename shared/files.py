@@ -3,8 +3,8 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,10 +19,12 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
     renamed over ``path``. If the block raises, ``path`` is as it was and the temporary file is gone.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or ``path`` is a folder or a device.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot write {path}: it is a folder or a device")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -45,6 +47,19 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """
     with open_atomic(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: where one cannot be written, all stay as they were.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            file = stack.enter_context(open_atomic(path))
+            file.write(content)
+            file.flush()
 
 
 def sha256_of(path: Path) -> str:

@@ -244,7 +244,7 @@ def test_too_few_people_or_classes_to_choose_c(split: tuple[Windows, Windows]) -
         with pytest.raises(UserError, match=found):
             fit_linear_probe(part, noisy(part), "all", 0)
     alone = train[(train.subject == 1) & (train.y == 0) | (train.subject == 2) & (train.y == 1)]
-    with pytest.raises(UserError, match="cannot hold people out"):
+    with pytest.raises(UserError, match="2 people with one class each"):
         fit_linear_probe(alone, noisy(alone), "all", 0)
 
 

@@ -1,7 +1,12 @@
 """Exported files give what PyTorch gives, from raw windows, in any batch, and say what they are."""
 
+import functools
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +24,13 @@ from shared.config import load_config
 from shared.data import load
 from shared.data.folder import write_folder
 from shared.data.statistics import ChannelStatistics
-from shared.data.windows import Windows
+from shared.data.windows import Meta, Windows
 from shared.encoders import ENCODERS, build_encoder
 from shared.errors import UserError
 from shared.evaluate import embed, estimate_norm_statistics, fit_linear_probe
 from shared.export import (
     FORMATS,
+    INT8_ENCODERS,
     Check,
     Source,
     build_int8,
@@ -44,13 +50,13 @@ from shared.seeding import seeded_initialisation
 
 def make_run(
     folder: Path,
-    data: str = "synthetic",
+    data: str = "name: synthetic",
     encoder: str = "{name: fcn, width: 8, pooling: mean}",
     norm_statistics: str = "included",
 ) -> Path:
     """Write a run folder with an encoder that was never trained, but has the statistics of its data."""
     folder.mkdir()
-    (folder / "config.yaml").write_text(f"name: tiny\ndata: {{name: {data}}}\nencoder: {encoder}\n")
+    (folder / "config.yaml").write_text(f"name: tiny\ndata: {{{data}}}\nencoder: {encoder}\n")
     config = load_config(folder / "config.yaml")
     train, _ = load(config.data)
     with seeded_initialisation(1):
@@ -149,7 +155,7 @@ def test_torchscript_carries_its_card(source: Source) -> None:
     ],
 )
 def test_8_bits_keep_the_decisions_on_real_windows_of_new_people(encoder: str, least: float, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", data="watch", encoder=f"{{{encoder}, width: 32}}")
+    run = make_run(tmp_path / "run", data="name: watch", encoder=f"{{{encoder}, width: 32}}")
     exported = export(prepare(run, [], ["onnx", "int8"]), ["onnx", "int8"])
     float32, int8 = ([check for _, check in exported if check.format == name] for name in ("onnx", "int8"))
     for exact, rounded in zip(float32, int8, strict=True):
@@ -194,6 +200,70 @@ def test_8_bits_store_the_weights_of_a_hidden_layer_too(norm: str, tmp_path: Pat
         assert list(tensors[name.replace("_quantized", "_scale")].dims) == [32]
         stored = onnx.numpy_helper.to_array(tensors[name])
         assert (abs(stored.astype(int)).max(axis=0) >= 63).all()  # each unit uses its whole range, of seven bits
+
+
+def write_people(folder: Path, labels: list[list[int]], channels: int = 3, samples: int = 32) -> str:
+    """Write a folder of own windows, with these labels for each training person, and return its overrides."""
+    rng = np.random.default_rng(0)
+    meta = Meta("own", tuple(f"channel_{c}" for c in range(channels)), ("V",) * channels, 50.0, ("rest", "move"))
+
+    def windows(person: int, y: list[int]) -> Windows:
+        scale = 0.1 + np.array(y)[:, None, None]
+        x = rng.normal(0, scale, (len(y), channels, samples)).astype(np.float32)
+        return Windows(x, np.array(y), np.full(len(y), person), meta)
+
+    people = [windows(person, y) for person, y in enumerate(labels, 1)]
+    write_folder(folder, functools.reduce(merged, people), windows(len(people) + 1, [0, 1, 0]))
+    return f"name: folder, path: {folder}"
+
+
+@pytest.mark.parametrize("n", [3, 4, 255, 256, 257, 514, 770, 1025])
+def test_any_number_of_training_windows_is_exported(n: int, tmp_path: Path) -> None:
+    labels = [0, 1] * n
+    run = make_run(tmp_path / "run", write_people(tmp_path / "data", [labels[: n // 2], labels[: n - n // 2]]))
+    main([str(run), "--format", "onnx", "int8", "torchscript"])
+    report = json.loads((run / "export.json").read_text())
+    assert [row["passed"] for row in report["files"]] == [True] * 5
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_training_window_is_enough_for_the_ranges_of_8_bits(n: int, source: Source) -> None:
+    few = replace(source, train=source.train[:n])
+    exact, rounded = (build(few)[0].content for build in (build_onnx, build_int8))
+    x = few.train.x
+    np.testing.assert_allclose(outputs(rounded, x), outputs(exact, x), atol=0.1 * np.abs(outputs(exact, x)).max())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[0]], "labels of at least 2 people and 2 classes, found 1 people and 1 classes"),
+        ([[0, 1]], "labels of at least 2 people and 2 classes, found 1 people and 2 classes"),
+        ([[0], [0]], "labels of at least 2 people and 2 classes, found 2 people and 1 classes"),
+        ([[0], [1]], "labels of 2 classes from one person, or of a third person; found 2 people with one class each"),
+    ],
+)
+def test_too_few_windows_for_the_probe_are_one_readable_error(
+    labels: list[list[int]], message: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", write_people(tmp_path / "data", labels))
+    before = sorted(run.iterdir())
+    with pytest.raises(UserError, match=message):
+        main([str(run)])
+    assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize(("channels", "samples"), [(1, 33), (3, 127), (6, 32)])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_windows_of_any_size_are_exported(name: str, channels: int, samples: int, tmp_path: Path) -> None:
+    data = write_people(tmp_path / "data", [[0, 1, 0, 1, 0]] * 2, channels, samples)
+    run = make_run(tmp_path / "run", data, encoder=f"{{name: {name}, width: 8, hidden: 8}}")
+    formats = ["onnx", "torchscript", *(["int8"] if name in INT8_ENCODERS else [])]
+    checks = [check for _, check in export(prepare(run, [], formats), formats)]
+    assert len(checks) == (5 if name in INT8_ENCODERS else 3)
+    for row in checks:
+        assert row.agreement == 1
+        assert row.largest_difference < 1e-4 or row.format == "int8"
 
 
 def test_test_people_have_no_part_in_what_is_exported(source: Source) -> None:
@@ -297,3 +367,35 @@ def merged(first: Windows, second: Windows) -> Windows:
         y=np.concatenate([first.y, second.y]),
         subject=np.concatenate([first.subject, second.subject]),
     )
+
+
+@pytest.mark.parametrize("file", ["encoder.onnx", "classifier.int8.onnx", "export.json"])
+def test_where_one_file_cannot_be_written_all_stay_as_they_were(file: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    main([str(run)])
+    (run / file).unlink()
+    (run / file).mkdir()
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    with pytest.raises(UserError, match=f"cannot write .*{file}: it is a folder or a device"):
+        main([str(run), "seed=3"])
+    assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_a_read_only_run_folder_is_one_readable_error(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = sorted(run.iterdir())
+    run.chmod(0o555)
+    command = [*unprivileged(), sys.executable, "-m", "shared.export", str(run), "--format", "onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run.chmod(0o755)
+    assert (done.returncode, sorted(run.iterdir())) == (2, before)
+    assert done.stderr == f"error: cannot write {run / 'encoder.onnx'}: Permission denied\n"
+
+
+def unprivileged() -> list[str]:
+    """Return what a command begins with so that the superuser, too, is kept out of a read-only folder."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv at hand: the superuser may write anywhere")
+    return ["setpriv", "--bounding-set=-dac_override"]

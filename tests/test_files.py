@@ -1,11 +1,14 @@
 """Atomic writing: whole files or none."""
 
+import os
+import re
 import stat
+from pathlib import Path
 
 import pytest
 
 from shared.errors import UserError
-from shared.files import open_atomic, sha256_of, write_atomic
+from shared.files import open_atomic, sha256_of, write_atomic, write_together
 
 
 def test_text_and_bytes_are_written_whole(tmp_path):
@@ -16,6 +19,15 @@ def test_text_and_bytes_are_written_whole(tmp_path):
     write_atomic(tmp_path / "bytes", b"new")
     assert (tmp_path / "bytes").read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "bytes"]
+
+
+def test_files_that_belong_together_are_all_written_or_none(tmp_path):
+    write_together({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"1", b"2"]
+    with pytest.raises(UserError, match=r"cannot write .*a/below"):
+        write_together({tmp_path / "a": b"3", tmp_path / "b": b"4", tmp_path / "a" / "below": b"5"})
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"1", b"2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -43,9 +55,11 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*file/below: "):
         write_atomic(tmp_path / "file" / "below", "x")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=r"cannot write .*folder: Is a directory"):
-        write_atomic(tmp_path / "folder", "x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "folder", Path(), Path("/"), tmp_path / "pipe"):
+        with pytest.raises(UserError, match=rf"cannot write {re.escape(str(path))}: it is a folder or a device"):
+            write_atomic(path, "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
     with pytest.raises(UserError, match=r"cannot read .*nothing: No such file"):
         sha256_of(tmp_path / "nothing")
 

@@ -64,5 +64,8 @@ def held_out_folds(y: NDArray[np.int64], people: NDArray[np.int64]) -> list[Fold
         if len(np.unique(y[fitted])) > 1
     ]
     if not folds:
-        raise UserError("a probe cannot hold people out: without them there is one class left to fit")
+        raise UserError(
+            "a probe is chosen with people held out, and needs labels of 2 classes from one person, or of a third "
+            f"person; found {groups} people with one class each"
+        )
     return folds
