@@ -1,6 +1,7 @@
 """Real data for the tests: UCI HAR where it is at hand, the embedded watch recordings always."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,21 @@ def uci_har_zip() -> Path:
     if path is None:
         pytest.skip("UCI HAR is not at hand: set FEDHAR_UCI_HAR to the zip or folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    named = os.environ.get("FEDHAR_CASES")
+    path = Path(named) if named else ROOT.parent / "shared" / "cases"
+    if not path.is_dir():
+        pytest.skip("the collected bad inputs are not at hand: set FEDHAR_CASES to their folder")
+    return path
+
+
+def unprivileged() -> list[str]:
+    """Return what a command begins with so that the superuser, too, is kept out of a read-only folder."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv at hand: the superuser may write anywhere")
+    return ["setpriv", "--bounding-set=-dac_override"]

@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import unprivileged
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -390,12 +390,3 @@ def test_a_read_only_run_folder_is_one_readable_error(tmp_path: Path) -> None:
     run.chmod(0o755)
     assert (done.returncode, sorted(run.iterdir())) == (2, before)
     assert done.stderr == f"error: cannot write {run / 'encoder.onnx'}: Permission denied\n"
-
-
-def unprivileged() -> list[str]:
-    """Return what a command begins with so that the superuser, too, is kept out of a read-only folder."""
-    if os.geteuid() != 0:
-        return []
-    if shutil.which("setpriv") is None:
-        pytest.skip("no setpriv at hand: the superuser may write anywhere")
-    return ["setpriv", "--bounding-set=-dac_override"]

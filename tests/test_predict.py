@@ -1,18 +1,23 @@
 """Activities of a recording: right where it fits the model, refused in plain words where it does not."""
 
 import csv
+import functools
+import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT
-from hypothesis import given
+from conftest import ROOT, unprivileged
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
@@ -26,6 +31,7 @@ from shared.evaluate import embed, estimate_norm_statistics, fit_linear_probe
 from shared.export import Source, build_onnx
 from shared.predict import (
     METADATA_KEY,
+    Activity,
     ModelCard,
     Recording,
     check_units,
@@ -42,6 +48,7 @@ SETTINGS = EncoderSettings(
     name="fcn", width=8, norm="batch", pooling="mean", log_input=None, pooled_blocks="last", hidden=None
 )
 Signal = NDArray[np.float64]
+Caplog = pytest.LogCaptureFixture
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +85,19 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    def write(columns: dict[str, Signal], name: str = "recording.csv") -> Path:
-        path = tmp_path / name
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
-        return path
+    return functools.partial(write_columns, tmp_path / "recording.csv")
 
-    return write
+
+def write_columns(path: Path, columns: dict[str, Any]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
 
 
 def columns_of(signal: Signal, time: Signal | None = None) -> dict[str, Signal]:
-    columns = dict(zip(watch.CHANNELS, signal.T, strict=True))
+    columns = dict(zip(watch.CHANNELS, signal.T.copy(), strict=True))
     return columns if time is None else {"time": time} | columns
 
 
@@ -167,7 +174,7 @@ def test_nearly_the_rate_of_the_model_is_not_resampled_but_keeps_its_time(signal
 def test_time_gives_the_rate_although_its_stamps_are_rounded(signal: Signal, write: Write) -> None:
     rate = 128.0
     path = write(columns_of(signal, even_time(len(signal), rate).round(3)))
-    assert read_recording(path, CARD, None).rate == pytest.approx(rate, rel=1e-3)
+    assert read_recording(path, CARD, None)[0].rate == pytest.approx(rate, rel=1e-3)
 
 
 Change = Callable[[dict[str, Signal]], dict[str, Signal]]
@@ -183,10 +190,6 @@ def retimed(change: Callable[[Signal], Signal]) -> Change:
 
 def without(*names: str) -> Change:
     return lambda columns: {name: x for name, x in columns.items() if name not in names}
-
-
-def gap(time: Signal) -> Signal:
-    return time + 0.5 * (np.arange(len(time)) >= 100)
 
 
 def faster_later(time: Signal) -> Signal:
@@ -221,8 +224,18 @@ REFUSED: dict[str, tuple[Change, str]] = {
         r"missing columns: gyro_z; unknown columns: 'gyro_Z' \(did you mean 'gyro_z'\?\)",
     ),
     "no rate": (without("time"), "at what rate.* Give --rate HZ, or a column time in seconds"),
-    "gap": (retimed(gap), r"found a gap of 0.52 s after time 1.98 \(sample 100\)"),
-    "lost sample": (lambda c: {n: np.delete(x, 200) for n, x in c.items()}, r"found a gap of 0.04 s after time 3.98"),
+    "too many lost samples": (
+        lambda columns: {name: np.delete(x, np.s_[::7]) for name, x in columns.items()},
+        "expected a sample every 0.02 s, found that 14 % of them are lost, and interpolate at most 10 %",
+    ),
+    "zeros": (
+        lambda columns: {name: x if name == "time" else 0 * x for name, x in columns.items()},
+        "all of it is zero or constant, which no worn sensor measures",
+    ),
+    "constant": (
+        lambda columns: {name: x if name == "time" else 0 * x + 0.6 for name, x in columns.items()},
+        "all of it is zero or constant, which no worn sensor measures",
+    ),
     "irregular": (retimed(jittered), "time is irregular: expected a sample every 0.0"),
     "rate changes": (retimed(faster_later), "time is irregular: expected a sample every 0.018"),
     "backwards": (retimed(lambda t: t[::-1]), r"time must increase, found \S+ after \S+ \(sample 2\)"),
@@ -265,6 +278,20 @@ TEXTS = {
     "a short line": (b"{header}\n1,1,1,1,1,1\n1,1,1\n", "line 3: expected 6 columns, found 3"),
     "only short lines": (b"{header}\n1,1,1\n", "line 2: expected 6 columns, found 3"),
     "one line": (b"time,{header}\n0,1,1,1,1,1,1\n", "too short"),
+    "more than float32 holds": (
+        b"{header}\n1,1,1,1,1,1\n1,1,1e39,1,1,1\n",
+        r"line 3, column total_acc_z: expected a number of at most 3.4e\+38 \(float32\), found '1e39'",
+    ),
+    "less than float32 holds": (b"{header}\n1,1,1,1,1,-1e39\n", "line 2, column gyro_z: .*float32.*, found '-1e39'"),
+    "no time": (b"time,{header}\nnoon,1,1,1,1,1,1\n", "line 2, column time: expected seconds, or an ISO 8601 time"),
+    "times and numbers": (
+        b"time,{header}\n2024-05-01T10:00:00,1,1,1,1,1,1\n0.02,1,1,1,1,1,1\n",
+        "line 3, column time: expected seconds, or an ISO 8601 time as on all other lines, found '0.02'",
+    ),
+    "numbers and times": (
+        b"time,{header}\n0,1,1,1,1,1,1\n2024-05-01T10:00:00,1,1,1,1,1,1\n",
+        "line 3, column time: expected seconds, or an ISO 8601 time as on all other lines, found '2024-05-01T10:00:00'",
+    ),
     "twice": (b"{header},gyro_x\n", "columns that occur twice: gyro_x"),
 }
 
@@ -283,7 +310,7 @@ def test_rates_that_disagree_are_refused(signal: Signal, write: Write) -> None:
     path = write(columns_of(signal, even_time(len(signal))))
     with pytest.raises(UserError, match="--rate says 100 Hz, the column time says 50 Hz"):
         read_recording(path, CARD, 100.0)
-    assert read_recording(path, CARD, 50.0).rate == pytest.approx(50.0)
+    assert read_recording(path, CARD, 50.0)[0].rate == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize("rate", [0.0, -50.0, float("nan"), float("inf")])
@@ -304,7 +331,7 @@ def test_acceleration_without_gravity_is_judged_too(signal: Signal, write: Write
     channels = tuple(name.replace("total", "wrist_body") for name in watch.CHANNELS)
     card = replace(CARD, channels=channels)
     walking = dict(zip(channels, (signal * [0.4, 0.4, 0.4, 1, 1, 1]).T, strict=True))
-    assert read_recording(write(walking), card, 50.0).x.shape == signal.shape
+    assert read_recording(write(walking), card, 50.0)[0].x.shape == signal.shape
     with pytest.raises(UserError, match=r"wrist_body_acc must be in g, .*: it looks like m/s²"):
         read_recording(write(scaled("acc", 9.80665)(walking)), card, 50.0)
 
@@ -340,6 +367,174 @@ def test_what_is_no_classifier_of_ours_is_refused(models: Path, tmp_path: Path) 
             load_model(name)
 
 
+def named(models: Path, path: Path, rate: float | None = None) -> list[Activity]:
+    model = load_model(models / "classifier.onnx")
+    return predict(model, read_recording(path, model.card, rate))
+
+
+def still(name: str, value: float) -> Callable[[str, Signal], Signal]:
+    """Make the channels whose name begins so constant."""
+    return lambda channel, x: np.full_like(x, value) if channel.startswith(name) else x
+
+
+UNWORN = {
+    "zeros": still("", 0.0),
+    "acceleration of zero": still("total_acc", 0.0),
+    "constants": still("", 0.6),
+    "the last value, again and again": lambda channel, x: np.full_like(x, x[0]),
+}
+
+
+@pytest.mark.parametrize(("first", "last", "timed"), [(0, 200, True), (300, 460, False), (1000, None, True)])
+@pytest.mark.parametrize("case", UNWORN)
+def test_no_window_lies_over_what_no_worn_sensor_measures(
+    case: str, first: int, last: int | None, timed: bool, models: Path, signal: Signal, write: Write, caplog: Caplog
+) -> None:
+    columns = columns_of(signal)
+    for name, x in columns.items():
+        x[first:last] = UNWORN[case](name, x[first:last])
+    last = len(signal) if last is None else last
+    path = write({"time": even_time(len(signal))} | columns if timed else columns)
+    activities = named(models, path, None if timed else 50.0)
+
+    starts = [*range(0, first - 127, 64), *range(last, len(signal) - 127, 64)]
+    np.testing.assert_allclose([a.start for a in activities], [start / 50 for start in starts], atol=1e-6)
+    (message,) = caplog.messages
+    assert str(path) in message
+    assert f"{max(first - 1, 0) / 50:.2f} to {min(last, len(signal) - 1) / 50:.2f} s" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "samples"), [("total_acc", 12), ("gyro", 400), ("total_acc_x", 400), ("", 12), ("total_acc_y", 400)]
+)
+def test_what_a_worn_sensor_may_measure_is_kept(
+    name: str, samples: int, models: Path, signal: Signal, write: Write, caplog: Caplog
+) -> None:
+    """A moment of free fall, a gyroscope that gives nothing for slow turns, an axis at rest."""
+    columns = columns_of(signal)
+    for channel, x in columns.items():
+        x[300 : 300 + samples] = still(name, 0.0)(channel, x[300 : 300 + samples])
+    assert len(named(models, write(columns), 50.0)) == (len(signal) - 128) // 64 + 1
+    assert not caplog.messages
+
+
+@given(st.data())
+def test_a_few_lost_samples_are_interpolated(data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    x, rate = rng.normal(0.5, 1, (600, 6)), data.draw(st.sampled_from([25.0, 50.0, 128.0]))
+    lost = np.zeros(600, bool)
+    for first in data.draw(st.lists(st.integers(1, 590), max_size=6)):
+        lost[first : first + data.draw(st.integers(1, 4))] = True
+    lost[[0, -1]] = False
+    runs = np.diff(np.flatnonzero(~lost))
+    assume(runs.max() / rate < 0.25)
+    time = np.arange(600)[~lost] / rate + 7.5
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_columns(Path(folder) / "recording.csv", columns_of(x[~lost], time))
+        (whole,) = read_recording(path, CARD, None)
+    assert (whole.rate, whole.start) == (pytest.approx(rate, rel=1e-6), 7.5)
+    assert whole.x.shape == x.shape
+    np.testing.assert_array_equal(whole.x[~lost], x[~lost])
+    kept = np.flatnonzero(~lost)
+    for sample in np.flatnonzero(lost):
+        before, after = kept[kept < sample][-1], kept[kept > sample][0]
+        share = (sample - before) / (after - before)
+        np.testing.assert_allclose(whole.x[sample], (1 - share) * x[before] + share * x[after])
+
+
+def test_lost_samples_are_counted_and_change_little(models: Path, signal: Signal, write: Write, caplog: Caplog) -> None:
+    kept = np.delete(np.arange(len(signal)), [200, 400, 401, 402, 800])
+    here = named(models, write(columns_of(signal, even_time(len(signal)))))
+    assert not caplog.messages
+    there = named(models, write(columns_of(signal[kept], kept / 50)))
+    assert [(a.start, a.name) for a in there] == [(pytest.approx(a.start), a.name) for a in here]
+    (message,) = caplog.messages
+    assert message.endswith("recording.csv: 5 lost samples were interpolated, in gaps of up to 0.25 s")
+
+
+@pytest.mark.parametrize("leap", [0.3, 0.5, 3600.0, 1e9])
+def test_a_recording_is_cut_at_long_gaps(
+    leap: float, models: Path, signal: Signal, write: Write, caplog: Caplog
+) -> None:
+    """The second piece is too short for a window."""
+    cuts = np.searchsorted([400, 500], np.arange(len(signal)), side="right")
+    time = even_time(len(signal)) + leap * cuts
+    activities = named(models, write(columns_of(signal, time)))
+    parts = [named(models, write(columns_of(signal[rows], time[rows]))) for rows in (np.s_[:400], np.s_[500:])]
+    assert len(activities) == sum(map(len, parts))
+    for found, expected in zip(activities, itertools.chain(*parts), strict=True):
+        assert found.name == expected.name
+        np.testing.assert_allclose([found.start, found.probability], [expected.start, expected.probability], rtol=1e-4)
+    gaps, short = caplog.messages
+    for first in (400, 500):
+        assert f"{time[first - 1]:.2f} to {time[first]:.2f} s" in gaps
+    assert "(shorter than a window)" in short
+    assert f"{time[400]:.2f} to {time[499] + 0.02:.2f} s" in short
+
+
+def test_pieces_that_are_all_shorter_than_a_window_are_refused(models: Path, signal: Signal, write: Write) -> None:
+    time = even_time(300) + np.arange(300) // 100
+    with pytest.raises(UserError, match=r"too short: .*\(128 samples at 50 Hz\), found 2.00 s without a gap"):
+        named(models, write(columns_of(signal[:300], time)))
+
+
+ISO = {
+    "T": lambda moment: moment.isoformat(),
+    "milliseconds": lambda moment: moment.isoformat(timespec="milliseconds"),
+    "space": lambda moment: moment.isoformat(" "),
+    "UTC": lambda moment: moment.isoformat() + "Z",
+    "zone": lambda moment: moment.replace(tzinfo=timezone(timedelta(hours=2))).isoformat(),
+    "padded": lambda moment: f" {moment.isoformat()} ",
+}
+
+
+@pytest.mark.parametrize("case", ISO)
+@pytest.mark.parametrize("start", [datetime(2024, 5, 1, 10), datetime(2024, 12, 31, 23, 59, 50)])
+def test_iso_times_count_from_the_first(start: datetime, case: str, models: Path, signal: Signal, write: Write) -> None:
+    expected = named(models, write(columns_of(signal, even_time(len(signal)))))
+    moments = [ISO[case](start + k * timedelta(milliseconds=20)) for k in range(len(signal))]
+    found = named(models, write({"time": moments} | columns_of(signal)))
+    assert [a.name for a in found] == [a.name for a in expected]
+    np.testing.assert_allclose([a.start for a in found], [a.start for a in expected], atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38])
+def test_values_that_the_model_cannot_compute_with_are_refused(
+    value: float, models: Path, signal: Signal, write: Write
+) -> None:
+    signal = signal.copy()
+    signal[200] = value
+    with pytest.raises(UserError, match=r"cannot compute with the window at 1\.28 s, whose largest value is 3e\+38"):
+        named(models, write(columns_of(signal)), 50.0)
+
+
+@pytest.mark.parametrize("victim", ["recording.csv", "classifier.onnx"])
+@pytest.mark.parametrize("way", ["as it is", "relative", "symbolic link", "hard link", "through a folder"])
+def test_the_output_never_takes_the_place_of_an_input(
+    way: str, victim: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recording is no recording: nothing has been read yet."""
+    recording, model = tmp_path / "recording.csv", tmp_path / "classifier.onnx"
+    recording.write_text("no recording")
+    model.write_text("no model")
+    out = tmp_path / "out"
+    if way == "as it is":
+        out = tmp_path / victim
+    elif way == "relative":
+        monkeypatch.chdir(tmp_path)
+        out = Path(victim)
+    elif way == "through a folder":
+        (tmp_path / "folder").mkdir()
+        out = tmp_path / "folder" / ".." / victim
+    elif way == "symbolic link":
+        out.symlink_to(tmp_path / victim)
+    else:
+        out.hardlink_to(tmp_path / victim)
+    with pytest.raises(UserError, match=f"--out .* is the same file as .*{victim}, which it would overwrite"):
+        main(["--model", str(model), str(recording), "--rate", "50", "--out", str(out)])
+    assert (recording.read_text(), model.read_text()) == ("no recording", "no model")
+
+
 ABSENT = """
 import sys
 
@@ -368,3 +563,39 @@ def test_it_runs_where_nothing_but_onnxruntime_numpy_scipy_and_rich_is_installed
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error: ")
     assert "Traceback" not in refused.stderr
+
+
+def test_an_output_that_cannot_be_written_is_one_readable_error(
+    models: Path, signal: Signal, write: Write, tmp_path: Path
+) -> None:
+    folder, recording = tmp_path / "folder", write(columns_of(signal))
+    folder.mkdir(mode=0o555)
+    command = [*unprivileged(), sys.executable, "-m", "shared.predict"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    inputs = ["--model", str(models / "classifier.onnx"), str(recording), "--rate", "50"]
+    out = folder / "below" / "out.csv"
+    done = subprocess.run([*command, *inputs, "--out", str(out)], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: cannot write {out}: Permission denied\n"
+    for out, why in ((recording / "out.csv", "File exists"), (folder, "it is a folder or a device")):
+        with pytest.raises(UserError, match=f"^cannot write {out}: {why}$"):
+            main([*inputs, "--out", str(out)])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "recording.csv"]
+
+
+def test_collected_recordings_that_went_wrong(models: Path, cases: Path, caplog: Caplog) -> None:
+    (good,) = named(models, cases / "predict-good.csv")
+    assert not caplog.messages
+    zeros = named(models, cases / "predict-zero-stretch.csv")
+    assert [a.start for a in zeros] == pytest.approx([0, 1.28, 7.68])
+    iso = named(models, cases / "predict-iso-time.csv")
+    assert [(a.start, a.name) for a in iso] == [(0, good.name)]
+    lost = named(models, cases / "predict-one-lost-sample.csv")
+    assert [a.start for a in lost] == pytest.approx([0, 1.28, 2.56])
+    told = [message.split(".csv: ")[1] for message in caplog.messages]
+    assert told == [
+        "left out (no samples, or none that a worn sensor gives): 3.82 to 7.68 s",
+        "3 lost samples were interpolated, in gaps of up to 0.25 s",
+    ]
+    with pytest.raises(UserError, match=r"line \d+, column \w+: expected a number .*float32.*, found '1e39'"):
+        named(models, cases / "predict-1e39-nan-probability.csv")
