@@ -2,9 +2,12 @@
 PYTHON := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test lint benchmark deploy-demo clean
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+
+.PHONY: help setup demo test test-fast test-avx2 lint benchmark deploy-demo clean
 help:
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.ready ## make .venv with the pinned packages
 
@@ -22,8 +25,14 @@ demo: setup ## federation, centralized baseline and probes on the embedded watch
 
 # Two at a time. Faults apart from the rest: they tell a client that hangs from one that is slow.
 test: setup ## all tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_faults.py
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist load tests/test_faults.py
+	$(PYTEST) --dist loadfile --no-loadscope-reorder --ignore tests/test_faults.py
+	$(PYTEST) --dist load tests/test_faults.py
+
+test-fast: setup ## unit and property tests, without real processes and trainings
+	$(PYTEST) --dist worksteal -m "not slow"
+
+test-avx2: setup ## the numerical tests as a processor without AVX-512
+	$(AVX2) $(PYTEST) --dist worksteal -m numerics
 
 lint: setup ## ruff and mypy
 	$(PYTHON) -m ruff check .

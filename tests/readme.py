@@ -1,4 +1,4 @@
-"""The README's commands, as they are written there; long ones get fewer rounds, epochs, seeds or people."""
+"""The README's commands, as written there; long ones get fewer rounds, epochs, seeds or people, or a narrow encoder."""
 
 import os
 import re
@@ -10,19 +10,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-THREE_PEOPLE = "federation.min_clients=3 data.holdout=[1,3,5,6,7,8,11,14,15,16,17,19,21,22,23,25,26,27]"
+NARROW = "encoder.width=16"
+THREE_PEOPLE = f"{NARROW} federation.min_clients=3 data.holdout=[1,3,5,6,7,8,11,14,15,16,17,19,21,22,23,25,26,27]"
 SHORT = {
     "python -m simulation --config configs/uci_har.yaml": f"federation.rounds=2 {THREE_PEOPLE}",
     "python -m centralized_baseline --config configs/uci_har.yaml": f"centralized.epochs=1 {THREE_PEOPLE}",
     "python -m benchmarks.scale": "--data synthetic --people 12 --cohorts 3 6",
-    "python -m benchmarks.curve": "--at 0 1 3 --seeds 1 data.name=synthetic federation.min_clients=4 "
+    "python -m benchmarks.curve": f"--at 0 1 3 --seeds 1 data.name=synthetic federation.min_clients=4 {NARROW} "
     "federation.rounds=3",
-    "python -m benchmarks": f"--rounds 2 encoder.width=16 {THREE_PEOPLE}",
-    "python -m simulation": "federation.rounds=2",
-    "python -m centralized_baseline ": "centralized.epochs=1",
+    "python -m benchmarks": f"--rounds 2 {THREE_PEOPLE}",
+    "python -m simulation": f"federation.rounds=2 {NARROW}",
+    "python -m centralized_baseline ": f"centralized.epochs=1 {NARROW}",
     "python -m centralized_baseline.probe --config configs/uci_har.yaml": f"--seeds 1 --regimes 1 {THREE_PEOPLE}",
     "python -m centralized_baseline.probe": "--seeds 1 --regimes 1",
-    "python -m centralized_baseline.crossval": "centralized.epochs=1 --seeds 1 --regimes 1 --folds 2",
+    "python -m centralized_baseline.crossval": f"centralized.epochs=1 {NARROW} --seeds 1 --regimes 1 --folds 2",
     "python -m shared.report": "--sample 60",
 }
 

@@ -19,6 +19,8 @@ from shared.errors import UserError
 from shared.exchange import arrays_of, outgoing
 from shared.metrics import read_metrics
 
+pytestmark = pytest.mark.numerics
+
 Arrays = dict[str, np.ndarray]
 Round = tuple[Arrays, list[tuple[int, Arrays]]]
 """What was sent, and the replies in the order of their partitions with their numbers of windows."""
@@ -139,6 +141,7 @@ def test_two_rounds_are_what_the_papers_say(name: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,6 +162,7 @@ def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
     assert encoder_bytes(tmp_path / "stopped") == encoder_bytes(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fedavgm", "krum"])
 def test_the_order_of_the_arrays_in_a_reply_does_not_matter(name: str, tmp_path: Path) -> None:
     def reverse(message: Message, reply: Message, context: Context) -> Message:
@@ -192,6 +196,7 @@ def update_norms(folder: Path, config: Config) -> list[float]:
     return [math.sqrt(sum(np.square(arrays[n] - sent[n]).sum() for n in weights)) for _, arrays in replies]
 
 
+@pytest.mark.slow
 def test_fedprox_pulls_towards_the_received_weights_and_with_mu_0_is_fedavg(tmp_path: Path) -> None:
     few = ["federation.rounds=1", "federation.local_epochs=3", "train.warmup=0"]
     norms = []

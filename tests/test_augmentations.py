@@ -25,6 +25,8 @@ from shared.data import uci_har
 from shared.data.windows import Meta, Triad
 from shared.errors import UserError
 
+pytestmark = pytest.mark.numerics
+
 PHONE = tuple(f"{kind}_{axis}" for kind in ("total_acc", "body_acc", "gyro") for axis in "xyz")
 TWO_PLACES = (
     "heart_rate",

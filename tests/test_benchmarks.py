@@ -9,6 +9,8 @@ from benchmarks import curve
 from benchmarks.__main__ import main
 from shared.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("rounds", [-1, 0, 1])
 def test_needs_a_round_after_the_first(rounds: int) -> None:

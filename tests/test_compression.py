@@ -8,6 +8,8 @@ from hypothesis.extra.numpy import arrays
 
 from shared.compression import CODES, compress, decompress
 
+pytestmark = pytest.mark.numerics
+
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(1, 3))
 VALUES = st.floats(-1e3, 1e3, width=32)
 RELATIVE = {"bfloat16": 2.0**-8, "int8": 0.5 / 127, "int4": 0.5 / 7}

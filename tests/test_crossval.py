@@ -16,6 +16,8 @@ from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.evaluate import encoded, probe
 
+pytestmark = pytest.mark.slow
+
 YAML = """
 name: tiny
 data: {name: synthetic}

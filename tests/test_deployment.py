@@ -19,6 +19,8 @@ from flwr.supercore.superexec.executor import ExecutionSpec, subprocess_executor
 
 from deployment import superexec
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["data.name=synthetic", "encoder.width=8", "federation.rounds=2", "federation.min_clients=3"]
 CONFIG = ["--config", "configs/demo.yaml", *SMALL, "data.holdout=[4]"]
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from shared.encoders import ENCODERS, Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
 
+pytestmark = pytest.mark.numerics
+
 EVERY = [
     EncoderSettings(
         name=name, width=8, norm=norm, pooling=pooling, log_input=log_input, pooled_blocks=pooled_blocks, hidden=hidden
@@ -288,17 +290,35 @@ def test_threads_side_by_side_repeat_one_alone(name: str) -> None:
         assert all(torch.equal(state[key], alone[key]) for key in state)
 
 
+AUTOCAST_ERROR = 0.02
+"""bfloat16 has steps of 0.8 %. Measured: at most 0.9 % for what is pooled, 0.5 % for the hidden layer by itself."""
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
 @every_setting
 def test_autocast_gives_float32_embeddings_close_to_full_precision(settings: EncoderSettings) -> None:
+    """The hidden layer is judged by what autocast pools.
+
+    It divides by the spread over the batch, and for a unit that hardly spreads over eight windows the rounding of what
+    is pooled then counts for several per cent, more or less by the processor.
+    """
     encoder = build(settings)
     x = windows(8)
-    full = encoder(x)
     with torch.autocast("cpu", torch.bfloat16):
         half = encoder(x)
     half.sum().backward()
     assert half.dtype == torch.float32
-    assert 0 < (half - full).norm() / full.norm() < 0.05
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+    units = settings.hidden or 0
+    pooled, hidden = half.detach().split([encoder.dim - units, units], dim=1)
+    assert 0 < relative_error(pooled, encoder(x)[:, : encoder.dim - units]) < AUTOCAST_ERROR
+    assert not torch.equal(pooled, pooled.bfloat16().float()), "pooled in bfloat16"
+    if encoder.hidden is not None:
+        assert 0 < relative_error(hidden, encoder.hidden(pooled)) < AUTOCAST_ERROR
 
 
 @every_encoder

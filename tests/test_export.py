@@ -47,6 +47,8 @@ from shared.export import (
 from shared.predict import METADATA_KEY, ModelCard
 from shared.seeding import seeded_initialisation
 
+pytestmark = pytest.mark.numerics
+
 
 def make_run(
     folder: Path,

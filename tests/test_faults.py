@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from shared.metrics import METRICS, read_metrics
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PEOPLE = 4
 SMALL = ["--config", "configs/default.yaml", "data.name=synthetic", "encoder.width=8", "train.batch_size=48"]

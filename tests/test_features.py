@@ -22,6 +22,8 @@ from shared.data.windows import Meta, Windows
 from shared.errors import UserError
 from shared.features import BAND_EDGES, CHUNK, FLOOR, MIN_SAMPLES, expert_features, feature_names
 
+pytestmark = pytest.mark.numerics
+
 PHONE = tuple(f"{kind}_{axis}" for kind in ("total_acc", "body_acc", "gyro") for axis in "xyz")
 WATCH = PHONE[:3] + PHONE[6:]
 TWO_PLACES = ("light", *(f"{place}_{name}" for place in ("wrist", "ankle") for name in WATCH), "body_acc_x")

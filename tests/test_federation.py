@@ -32,6 +32,8 @@ from shared.privacy import Ledger
 from shared.tracking import Tracker
 from simulation.inprocess import InProcessGrid, run_in_process
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "data.name=synthetic",
     "encoder.width=8",

@@ -13,6 +13,8 @@ import pytest
 
 from shared.checkpoint import load_encoder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 FLWR = str(Path(sys.executable).parent / "flwr")
 

@@ -23,6 +23,8 @@ from shared.files import sha256_of
 from shared.metrics import METRICS, read_metrics
 from simulation.__main__ import simulate
 
+pytestmark = [pytest.mark.numerics, pytest.mark.slow]
+
 GOLDEN = Path(__file__).parent / "golden"
 WAYS = ("centralized", "federated")
 TOLERANCE = 1e-5

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from shared.layers import BatchNorm, hidden_layer
 
+pytestmark = pytest.mark.numerics
+
 
 def vectors(n: int, features: int = 20) -> Tensor:
     """Features that spread by two orders of magnitude, about different means."""

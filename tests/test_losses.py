@@ -13,6 +13,8 @@ from torch import Tensor
 
 from shared.losses import barlow_twins, masked_mse, nt_xent, vicreg
 
+pytestmark = pytest.mark.numerics
+
 PAIR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda a, b: nt_xent(a, b, 0.2),
     "vicreg": lambda a, b: vicreg(a, b),

@@ -43,7 +43,7 @@ def namespaces() -> None:
         pytest.skip(reason)
 
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ from shared.predict import (
 )
 from shared.seeding import seeded_initialisation
 
+pytestmark = pytest.mark.numerics
+
 CARD = ModelCard("classifier", "watch", watch.CHANNELS, watch.UNITS, watch.RATE, watch.SAMPLES, ("a", "b"), "digest")
 SETTINGS = EncoderSettings(
     name="fcn", width=8, norm="batch", pooling="mean", log_input=None, pooled_blocks="last", hidden=None

@@ -95,6 +95,7 @@ def test_epsilon_equals_the_one_of_a_numerical_accountant() -> None:
     assert spent_epsilon(5.0, 0, 1e-5) == 0
 
 
+@pytest.mark.slow
 def test_a_federation_with_central_privacy_adds_this_noise_to_the_clipped_equal_mean(tmp_path: Path) -> None:
     config = private("central", "federation.rounds=1", "privacy.clipping_norm=0.01", "privacy.noise_multiplier=3")
     wire = Wire()
@@ -109,6 +110,7 @@ def test_a_federation_with_central_privacy_adds_this_noise_to_the_clipped_equal_
     assert encoder_bytes(tmp_path / "again") != encoder_bytes(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_device_with_local_privacy_sends_nothing_but_noise_around_a_clipped_update(tmp_path: Path) -> None:
     small = ["federation.rounds=1", "privacy.clipping_norm=0.01"]
     quiet, loud = Wire(), Wire()
@@ -121,6 +123,7 @@ def test_a_device_with_local_privacy_sends_nothing_but_noise_around_a_clipped_up
         assert looks_normal(np.concatenate([(arrays[n] - sent[n]).ravel() for n in sent]).astype(float), 2 * 3 * 0.01)
 
 
+@pytest.mark.slow
 def test_with_local_privacy_the_number_of_windows_does_not_reach_the_encoder(tmp_path: Path) -> None:
     config = private("local", "federation.rounds=1", "privacy.noise_multiplier=0.01", "data.name=watch")
     wire = Wire()
@@ -132,6 +135,7 @@ def test_with_local_privacy_the_number_of_windows_does_not_reach_the_encoder(tmp
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["central", "local"])
 def test_privacy_json_tells_the_guarantee_and_what_is_outside_of_it(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -161,6 +165,7 @@ def test_without_privacy_there_is_no_claim(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "privacy.json").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_the_round_that_it_may_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, config = tmp_path / "run", private("local", "federation.rounds=2")
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
@@ -190,6 +195,7 @@ def test_what_noise_would_not_cover_is_refused(overrides: list[str], words: str)
         configure(*overrides)
 
 
+@pytest.mark.slow
 def test_local_norm_statistics_are_covered_by_staying(tmp_path: Path) -> None:
     config = configure("privacy.name=central", "federation.norm_statistics=local", "federation.rounds=1")
     federate(tmp_path / "run", config)

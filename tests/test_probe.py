@@ -58,6 +58,7 @@ def read(path: Path) -> ProbeReport:
     return ProbeReport.model_validate_json(path.read_text())
 
 
+@pytest.mark.slow
 def test_a_run_beside_all_baselines(runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(runs / "mine", config_file)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
@@ -82,6 +83,7 @@ def test_a_run_beside_all_baselines(runs: Path, config_file: Path, capsys: pytes
         assert accuracy["mean"] == report.summary()["linear"]["all"]["accuracy"]["mean"]
 
 
+@pytest.mark.slow
 def test_trainings_that_differ_by_their_seed_are_one_row(
     runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_training_that_a_series_lacks_is_named(runs: Path, config_file: Path) 
         main(["--encoder", str(runs / "mine-{seed}"), *FEW])
 
 
+@pytest.mark.slow
 def test_protocols_apply_where_they_can(runs: Path, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(runs / "mine", config_file)
     before = {path.name: path.read_bytes() for path in run.iterdir()}

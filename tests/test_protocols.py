@@ -32,6 +32,8 @@ from shared.evaluate import networks as networks_module
 from shared.evaluate.networks import FINETUNE, HEAD, SUPERVISED
 from shared.evaluate.representation import untrained
 
+pytestmark = pytest.mark.numerics
+
 SMALL = EncoderSettings(
     name="fcn", width=4, norm="batch", pooling="mean_max_std", log_input=None, pooled_blocks="last", hidden=None
 )

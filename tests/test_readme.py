@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from readme import ELSEWHERE, README, ROOT, commands, copy_checkout, run_all
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(1200)
 def test_every_command_on_shipped_data_runs_in_the_order_of_the_readme_and_then_its_python(tmp_path: Path) -> None:

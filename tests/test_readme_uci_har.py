@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from readme import ELSEWHERE, commands, copy_checkout, run_all
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(1200)
 def test_every_command_on_uci_har_runs_in_the_order_of_the_readme(tmp_path: Path, uci_har_zip: Path) -> None:

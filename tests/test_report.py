@@ -26,6 +26,8 @@ from shared.report.maps import draw_maps
 from shared.report.reading import read_runs
 from simulation.__main__ import simulate
 
+pytestmark = pytest.mark.slow
+
 YAML = """
 name: tiny
 data: {name: synthetic}

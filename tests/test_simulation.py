@@ -17,6 +17,8 @@ from deployed import free_port
 from shared.config import differences, load_config
 from shared.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "--config", "configs/demo.yaml", "data.name=synthetic", "encoder.width=8", "federation.min_clients=4",

@@ -15,6 +15,8 @@ from shared.seeding import make_generator
 from shared.tasks import TASKS, Batch, Task, TaskContext
 from shared.tasks.base import mlp
 
+pytestmark = pytest.mark.numerics
+
 VARIANTS = [
     ("transformation", []),
     ("reconstruction", []),

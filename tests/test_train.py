@@ -14,6 +14,8 @@ from shared.errors import UserError
 from shared.model import Model, prepare
 from shared.train import Training, pick_precision, schedule
 
+pytestmark = pytest.mark.numerics
+
 
 def configure(*overrides: str) -> Config:
     return load_config(DEFAULTS, ["data.name=synthetic", "encoder.width=8", *overrides])

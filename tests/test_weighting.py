@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from shared.errors import UserError
 from shared.weighting import SMALLEST_LOSS, WEIGHTINGS, Weighting, WeightingSettings, build_weighting
 
+pytestmark = pytest.mark.numerics
+
 losses_of_three = st.lists(st.floats(1e-4, 1e4), min_size=3, max_size=3).map(torch.tensor)
 
 
