@@ -19,13 +19,14 @@ from shared.checkpoint import (
 from shared.config import Config, load_config
 from shared.data import load
 from shared.data.statistics import ChannelStatistics
+from shared.data.windows import Windows
 from shared.errors import run_command
 from shared.metrics import Row
 from shared.model import Model, prepare
 from shared.progress import RunProgress
-from shared.runs import open_run, run_folder, run_parser
+from shared.runs import opened_run, run_folder, run_parser
 from shared.tracking import Tracker
-from shared.train import Training, check_trainable
+from shared.train import Training, check_trainable, warn_of_lone_windows
 
 
 def main(arguments: list[str]) -> None:
@@ -55,7 +56,12 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
     """
     train, _ = load(config.data)
     check_trainable(config, train)
-    open_run(folder, config, "centralized", resume=resume, force=force)
+    warn_of_lone_windows(config, [len(train)], "centralized")
+    with opened_run(folder, config, "centralized", resume=resume, force=force):
+        _train(config, folder, train)
+
+
+def _train(config: Config, folder: Path, train: Windows) -> None:
     statistics = ChannelStatistics.of(train)
     training = Training.centralized(config, prepare(config, train), statistics)
     model, optimizer = training.model, training.optimizer

@@ -27,7 +27,7 @@ from shared.data import load
 from shared.errors import UserError, run_command
 from shared.evaluate import ProbeReport, bootstrap_mean, draw_regime, encoded, mean_std, probe
 from shared.files import write_atomic
-from shared.runs import open_run, run_folder, run_parser
+from shared.runs import opened_run, run_folder, run_parser
 
 RESULT = "crossval.json"
 
@@ -80,15 +80,15 @@ def main(arguments: list[str]) -> None:
         draw_regime(train, regime, seed=0)  # refuses a bad one before the work is done
     folds = split_people(train.people, options.folds, base.seed)
     folder = run_folder(options, base)
-    open_run(folder, base, "centralized", resume=options.resume, force=options.force)
     variants = []
-    for number, (variant, config) in enumerate(zip(settings, configs, strict=True), 1):
-        held_out = [
-            _judge_fold(config, people, folder / f"variant-{number}" / f"fold-{fold}", options)
-            for fold, people in enumerate(folds, 1)
-        ]
-        variants.append(Variant(settings=variant, reports=held_out))
-        write_atomic(folder / RESULT, _to_json(folds, variants, options.regimes))
+    with opened_run(folder, base, "centralized", resume=options.resume, force=options.force):
+        for number, (variant, config) in enumerate(zip(settings, configs, strict=True), 1):
+            held_out = [
+                _judge_fold(config, people, folder / f"variant-{number}" / f"fold-{fold}", options)
+                for fold, people in enumerate(folds, 1)
+            ]
+            variants.append(Variant(settings=variant, reports=held_out))
+            write_atomic(folder / RESULT, _to_json(folds, variants, options.regimes))
     console = Console()
     console.print(_table(variants, options.regimes, folds))
     for number, one in enumerate(variants, 1):

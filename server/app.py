@@ -6,7 +6,7 @@ Reads ``config``, ``overrides`` and ``run-dir`` from the run's configuration (se
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -21,7 +21,7 @@ from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder
 from shared.config import Config
 from shared.cpu import set_up_process
 from shared.data.statistics import ChannelStatistics
-from shared.errors import UserError
+from shared.errors import UserError, refusals_named
 from shared.exchange import PREFIX, Manifest, arrays_of, incoming, outgoing, shared_names
 from shared.files import write_atomic
 from shared.metrics import Row
@@ -44,16 +44,23 @@ def main(grid: Grid, context: Context) -> None:
             the run folder as ``failure.txt``.
     """
     config, folder = from_run_config(context.run_config, context.run_id)
-    open_run(folder, config, "federated", resume=(folder / "config.yaml").is_file(), force=False)
-    failure = folder / FAILURE
-    with locked(folder), _log_to(folder / "server.log"):
-        failure.unlink(missing_ok=True)
-        try:
+    with locked(folder, "server"):
+        open_run(folder, config, "federated", resume=(folder / "config.yaml").is_file(), force=False)
+        with _log_to(folder / "server.log"), _reason_kept(folder / FAILURE), refusals_named():
             _federate(grid, config, folder)
-        except UserError as error:
-            LOG.error("%s", error)
+
+
+@contextmanager
+def _reason_kept(failure: Path) -> Iterator[None]:
+    """Leave the reason of a failed run where its user finds it."""
+    failure.unlink(missing_ok=True)
+    try:
+        yield
+    except UserError as error:
+        LOG.error("%s", error)
+        with suppress(UserError):  # a disk that is full has no room for this either
             write_atomic(failure, f"{error}\n")
-            raise
+        raise
 
 
 @contextmanager

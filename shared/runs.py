@@ -6,9 +6,13 @@ import os
 import re
 import shlex
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal, TextIO
+
+import psutil
 
 from shared.config import DEFAULTS, NAME_PATTERN, Config, differences, load_config
 from shared.errors import UserError
@@ -20,6 +24,11 @@ FAILURE = "failure.txt"
 
 EXCHANGE = "exchange.json"
 """In the run folder of a federated run, and of no other: what crossed the wire."""
+
+_ENDING_SECONDS = 30.0
+"""For the processes of a command that was killed to end."""
+
+_LOOK_SECONDS = 0.1
 
 
 def runs_root() -> Path:
@@ -78,16 +87,13 @@ def open_run(folder: Path, config: Config, way: Way, *, resume: bool, force: boo
     if resume:
         if not config_path.is_file():
             raise UserError(f"cannot resume: there is no run in {folder}")
-        stored = load_config(config_path)
-        if changed := differences(stored, config, way):
+        if changed := differences(load_config(config_path), config, way):
             raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
-        if stored != config:
-            with locked(folder):  # clients of a run that is going on read the file
-                write_atomic(config_path, config.to_yaml())
+        write_atomic(config_path, config.to_yaml())  # or the folder cannot be written, and this says so
         return
-    if force and config_path.is_file():
-        shutil.rmtree(folder)
     try:
+        if force and config_path.is_file():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
     except FileExistsError:
         if not config_path.is_file():
@@ -97,25 +103,76 @@ def open_run(folder: Path, config: Config, way: Way, *, resume: bool, force: boo
             "or replace it with --force"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from None
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}: {error.filename}") from None
     write_atomic(config_path, config.to_yaml())
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a run folder for this process while the block runs: two must not write into one.
+def opened_run(folder: Path, config: Config, way: Way, *, resume: bool, force: bool) -> Iterator[int]:
+    """Open a run folder as ``open_run`` does, and keep it for this command while the block runs.
 
-    The lock goes with the process, however that ends.
+    Yields the file descriptor of the lock: a process that inherits it keeps the folder, too, until it ends.
+
+    Raises:
+        UserError: As ``open_run``; or another command or a server is at work on the folder.
+    """
+    with locked(folder, "command") as lock:
+        with locked(folder, "server"):
+            open_run(folder, config, way, resume=resume, force=force)
+        yield lock
+
+
+@contextmanager
+def locked(folder: Path, role: Literal["command", "server"]) -> Iterator[int]:
+    """Keep a run folder for this process while the block runs: two of one role must not write into one.
+
+    The lock goes with the process, however that ends, and with those that inherited its file descriptor, which is
+    yielded. It is a file beside the folder, so that the folder can be replaced. A lock whose holder has died is waited
+    for: what the holder started is ending.
 
     Raises:
         UserError: Another process has it.
     """
-    with (folder / ".lock").open("w") as file:
+    path = folder.with_name(f".{folder.name}.{role}.lock")
+    deadline = time.monotonic() + _ENDING_SECONDS
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while not (file := _try_to_lock(path)):
+            if _holder_lives(path) or time.monotonic() > deadline:
+                raise UserError(f"another process is at work on the run {folder}: wait for its end, or stop it")
+            time.sleep(_LOOK_SECONDS)
+    except OSError as error:
+        raise UserError(f"cannot lock the run folder {folder}: {error.strerror}: {error.filename or path}") from None
+    with file:
+        try:
+            yield file.fileno()
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _try_to_lock(path: Path) -> TextIO | None:
+    """Return the locked file, which then holds this process's id; None where another process has it."""
+    with ExitStack() as stack:
+        file = stack.enter_context(path.open("a", encoding="ascii"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is at work on the run {folder}: wait for its end, or stop it") from None
-        yield
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return None  # its holder has just removed it, and somebody made another one
+        except (BlockingIOError, FileNotFoundError):
+            return None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        stack.pop_all()
+        return file
+
+
+def _holder_lives(lock: Path) -> bool:
+    try:
+        return psutil.Process(int(lock.read_text(encoding="ascii"))).status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return False
 
 
 def from_run_config(run_config: Mapping[str, object], run_id: int) -> tuple[Config, Path]:

@@ -1,12 +1,13 @@
 """The only training loop: a federated client's round and the centralized baseline both run it."""
 
+import logging
 import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.model import Model, TrainingData, build_model, prepare
 from shared.seeding import make_generator
+from shared.tasks import TASKS
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,25 @@ def check_trainable(config: Config, windows: Windows) -> None:
     data = training.data
     generator = make_generator(config.seed, device=data.x.device)
     training.model.losses(data.x, data.features, generator, torch.float32)
+
+
+def warn_of_lone_windows(config: Config, windows: Iterable[int], block: Literal["train", "centralized"]) -> None:
+    """Warn where batches of one window would come up and a task compares the windows of a batch: it learns nothing.
+
+    Args:
+        config: Of the run to come.
+        windows: How many each of those who train has.
+        block: Of the configuration, with the batch size that they train with.
+    """
+    size: int = getattr(config, block).batch_size
+    lone = [count for count in windows if count < 2 * math.ceil(count / size)]
+    tasks = [name for name in config.enabled_tasks if TASKS[name].compares_windows]
+    if lone and tasks:
+        LOG.warning(
+            "with %s.batch_size=%d some batches of %d windows hold one window, of which %s learns nothing, because it "
+            "compares the windows of a batch: set a larger %s.batch_size",
+            block, size, min(lone), " and ".join(tasks), block,
+        )  # fmt: skip
 
 
 def _squared_distance(encoder: nn.Module, origin: list[Tensor]) -> Tensor:

@@ -19,8 +19,9 @@ from shared.data import training_people
 from shared.errors import UserError, run_command
 from shared.metrics import METRICS, read_metrics
 from shared.progress import RunProgress, RunWatcher
-from shared.runs import EXCHANGE, FAILURE, open_run, run_folder, run_parser
-from shared.train import check_trainable
+from shared.runs import EXCHANGE, FAILURE, opened_run, run_folder, run_parser
+from shared.train import check_trainable, warn_of_lone_windows
+from simulation.flower_runtime import check_threads, run_with_ray
 
 
 def main(arguments: list[str]) -> None:
@@ -45,6 +46,8 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
         UserError: Bad data, a folder that cannot be used, or a run that failed, with its reason.
     """
     keep_memory()
+    if engine == "ray":
+        check_threads(config.train.threads)
     clients = training_people(config.data)
     people = len(clients)
     if not people:
@@ -55,29 +58,28 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
             f"{people} training people: set federation.min_clients={people} or fewer"
         )
     console = Console(stderr=True)
-    for person in track(clients.ids, "checking the data", console=console, transient=True):
-        clients.read(person)
+    persons = track(clients.ids, "checking the data", console=console, transient=True)
+    windows = [len(clients.read(person)) for person in persons]
     check_trainable(config, clients[0])
-    open_run(folder, config, "federated", resume=resume, force=force)
-    failure = folder / FAILURE
-    failure.unlink(missing_ok=True)  # of an earlier start
-    with RunProgress(folder.name, config.federation.rounds, console) as progress:
-        watcher = RunWatcher(folder, progress)
-        try:
-            _run(config, folder, engine, people, watcher)
-        except UserError:
-            if failure.is_file():
-                raise UserError(failure.read_text(encoding="utf-8").strip()) from None
-            raise
+    warn_of_lone_windows(config, windows, "train")
+    with opened_run(folder, config, "federated", resume=resume, force=force) as lock:
+        failure = folder / FAILURE
+        failure.unlink(missing_ok=True)  # of an earlier start
+        with RunProgress(folder.name, config.federation.rounds, console) as progress:
+            watcher = RunWatcher(folder, progress)
+            try:
+                _run(config, folder, engine, people, lock, watcher)
+            except UserError:
+                if failure.is_file():
+                    raise UserError(failure.read_text(encoding="utf-8").strip()) from None
+                raise
     _tell(folder, Console())
 
 
-def _run(config: Config, folder: Path, engine: str, people: int, watcher: RunWatcher) -> None:
+def _run(config: Config, folder: Path, engine: str, people: int, lock: int, watcher: RunWatcher) -> None:
     run_config = {"config": str(folder / "config.yaml"), "overrides": "", "run-dir": str(folder)}
     if engine == "ray":
-        from simulation.flower_runtime import run_with_ray
-
-        run_with_ray(run_config, people, config.train.threads, folder / "flower.log", watcher.look)
+        run_with_ray(run_config, people, config.train.threads, folder / "flower.log", lock, watcher.look)
         return
     from client.app import app as client_app
     from server.app import app as server_app

@@ -7,25 +7,25 @@ and is stopped with all that it started.
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
+import runtime.family
 from runtime.superlink import SuperLink, flower_environment, flower_tool
 from shared.errors import UserError
 
 _START_SECONDS = 60
-_STOP_SECONDS = 15
 
 
 def run_with_ray(
-    run_config: Mapping[str, Any], clients: int, threads: int, log: Path, watch: Callable[[], bool]
+    run_config: Mapping[str, Any], clients: int, threads: int, log: Path, lock: int, watch: Callable[[], bool]
 ) -> None:
     """Run the project's Flower app to its end in the simulation runtime.
 
@@ -34,6 +34,7 @@ def run_with_ray(
         clients: Number of virtual SuperNodes.
         threads: Processor cores that each client takes; as many clients run side by side as fit.
         log: File for the SuperLink's log.
+        lock: File descriptor of the run folder's lock, which is kept until all that was started is gone.
         watch: Called about once a second while the run goes on; tells whether it looks as if it had ended.
 
     Raises:
@@ -42,7 +43,7 @@ def run_with_ray(
     # Below /tmp, whatever TMPDIR says: Ray puts sockets there, whose paths must be short.
     with tempfile.TemporaryDirectory(prefix=f"fedhar-{os.getpid()}-", dir="/tmp", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        with log.open("ab") as log_file, _running_superlink(home, log_file) as address:
+        with log.open("ab") as log_file, _running_superlink(home, log_file, lock) as address:
             superlink = SuperLink(home, address)
             run_id = superlink.submit(run_config, f"num-supernodes={clients} client-resources-num-cpus={threads}")
             status = superlink.follow(run_id, watch)
@@ -50,49 +51,47 @@ def run_with_ray(
                 raise UserError(f"the Flower run ended as {status!r}; its log is {log}")
 
 
+def check_threads(threads: int) -> None:
+    """Refuse clients with more threads than this machine has cores, which Ray would wait for in vain.
+
+    Raises:
+        UserError: Names the threads and the cores. A cluster of Ray's is not asked.
+    """
+    cores = os.cpu_count() or 1
+    if threads > cores and "RAY_ADDRESS" not in os.environ:
+        raise UserError(
+            f"train.threads is {threads}, but this machine has {cores} cores, and Ray gives a client a core for each "
+            f"thread: set train.threads={cores} or fewer, or use --engine inprocess"
+        )
+
+
 @contextmanager
-def _running_superlink(home: Path, log_file: Any) -> Iterator[str]:
+def _running_superlink(home: Path, log_file: Any, lock: int) -> Iterator[str]:
     port = _free_port()
-    # Ray's own folder of sessions goes with ours.
-    process = subprocess.Popen(
-        [flower_tool("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)],
+    superlink = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+    # Ends when we do, however that is, and then everything of Flower's and Ray's ends with it. In a session of its own
+    # it is out of reach of what the terminal sends to us.
+    family = subprocess.Popen(
+        [sys.executable, "-P", runtime.family.__file__, str(home), flower_tool("flower-superlink"), *superlink],
+        # Ray's own folder of sessions goes with ours.
         env=flower_environment(home) | {"RAY_TMPDIR": str(home)},
         stdout=log_file,
         stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         start_new_session=True,
+        pass_fds=[lock],
     )
     try:
         deadline = time.monotonic() + _START_SECONDS
         while not _healthy(port):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if family.poll() is not None or time.monotonic() > deadline:
                 raise UserError(
                     f"Flower's SuperLink did not start within {_START_SECONDS} s; its log is {log_file.name}"
                 )
             time.sleep(0.2)
         yield f"127.0.0.1:{port}"
     finally:
-        _stop_family(process, home)
-
-
-def _stop_family(superlink: subprocess.Popen[bytes], home: Path) -> None:
-    """End all that runs with our FLWR_HOME, orphans too: politely first, so that Ray can clean up."""
-    family = [process for process in psutil.process_iter() if _has_home(process, home)]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.terminate()
-    _, stubborn = psutil.wait_procs(family, timeout=_STOP_SECONDS)
-    for member in stubborn:
-        with suppress(psutil.NoSuchProcess):
-            member.kill()
-    superlink.wait()
-
-
-def _has_home(process: psutil.Process, home: Path) -> bool:
-    try:
-        return process.environ().get("FLWR_HOME") == str(home)
-    except psutil.Error:  # gone, or somebody else's
-        return False
+        family.communicate()  # the end of its input
 
 
 def _free_port() -> int:

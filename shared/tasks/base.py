@@ -60,6 +60,8 @@ class Task(nn.Module, ABC):
 
     Settings: ClassVar[type[TaskSettings]]
     needs_features: ClassVar[bool] = False
+    compares_windows: ClassVar[bool] = False
+    """Whether the loss compares windows of a batch with each other, so that a batch of one teaches nothing."""
 
     @abstractmethod
     def __init__(self, settings: Any, context: TaskContext) -> None:

@@ -48,6 +48,7 @@ class Contrastive(Task):
     """Pull the projections of two views of one window together, by a loss chosen by name."""
 
     Settings: ClassVar[type[TaskSettings]] = ContrastiveSettings
+    compares_windows: ClassVar[bool] = True
 
     def __init__(self, settings: ContrastiveSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
