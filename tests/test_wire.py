@@ -273,7 +273,7 @@ def test_an_introduction_of_any_records_leaves_the_honest_ones(answers: Answers,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"channels": ["a", "b", "c"]}, "measures channels ['a', 'b', 'c'], the others ('x', 'y', 'z')"),
+        ({"channels": ["a", "b", "c"]}, "measures channels ('a', 'b', 'c'), the others ('x', 'y', 'z')"),
         ({"samples": 10**12}, "sensors.samples: Input should be less than or equal to 1000000"),
         ({"units": ["g"]}, "found 1 units for 3 channels"),
         ({"data": "x" * 10**6}, "sensors.data: String should have at most 100 characters"),
