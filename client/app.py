@@ -14,19 +14,22 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 
 from client.state import PrivateState
-from shared.compression import FULL, compress
+from shared.compression import FULL, Arrays, compress, wire_forms
 from shared.config import Config
 from shared.data import DataSettings, People, load, training_people
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
-from shared.exchange import arrays_of, incoming, outgoing
+from shared.exchange import incoming, outgoing
 from shared.model import TrainingData, prepare
 from shared.privacy import private_update
 from shared.runs import from_run_config
 from shared.train import Training
+from shared.wire import Sums, quoted, read_arrays, read_record
 
 app = ClientApp()
 
@@ -35,6 +38,13 @@ _LOADING = threading.Lock()
 
 _CACHED_PEOPLE = 64
 """Prepared people kept in a process that plays several clients in turn."""
+
+
+class Order(Sums):
+    """What a server tells beside the encoder: the round, the name of its run, and the sums of all channels."""
+
+    server_round: PositiveInt = Field(alias="server-round")
+    run: str
 
 
 @app.query("introduce")
@@ -74,19 +84,21 @@ def introduce(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the received encoder on this person's windows; reply with encoder arrays, counts and losses."""
     config, run_folder = from_run_config(context.run_config, context.run_id)
-    order = message.content.config_records["config"]
-    server_round = cast(int, order["server-round"])
+    order = _order_of(message)
+    server_round = order.server_round
     data = _prepared(config, _partition(context), _own_data(context))
-    training = Training.federated(config, data, ChannelStatistics.from_dict(order))
+    if (told := len(order.total)) != (channels := len(data.meta.channels)):
+        raise UserError(f"the server sent sums of {told} channels, this client has {channels}")
+    training = Training.federated(config, data, order.statistics)
     model, optimizer = training.model, training.optimizer
     policy = config.federation.norm_statistics
     state = PrivateState(
-        _state_root(context, run_folder, str(order["run"])) / f"person_{data.person:02d}",
+        _state_root(context, run_folder, order.run) / f"person_{data.person:02d}",
         config.digest("federated"),
         policy,
     )
     residual = state.restore(model, optimizer, before=server_round)
-    received = arrays_of(message.content.array_records["arrays"])
+    received = _encoder_of(message, outgoing(model.encoder, policy))
     incoming(model.encoder, received, policy)
 
     epochs = config.federation.local_epochs
@@ -112,13 +124,30 @@ def train(message: Message, context: Context) -> Message:
     return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)}), reply_to=message)
 
 
+def _order_of(message: Message) -> Order:
+    records = message.content.config_records
+    if "config" not in records:
+        raise UserError(f"the server sent no record 'config', found {quoted(sorted(message.content))}")
+    try:
+        return read_record(Order, dict(records["config"]))
+    except UserError as error:
+        raise UserError(f"the server's record 'config' cannot be used: {error}") from None
+
+
+def _encoder_of(message: Message, expected: Arrays) -> dict[str, NDArray[np.float32]]:
+    try:
+        return read_arrays(message.content.array_records.get("arrays", {}), wire_forms(expected, FULL))
+    except UserError as error:
+        raise UserError(f"the received encoder does not fit this model: {error}") from None
+
+
 def _state_root(context: Context, run_folder: Path, run: str) -> Path:
     """The folder of private states: a device that takes part in several runs has one for each of them."""
     named = context.node_config.get("state-dir")
     if not named:
         return run_folder / "clients"
     if not re.fullmatch(r"[0-9a-f]{16}", run):  # it becomes a folder's name on this device
-        raise UserError(f"the server calls its run {run!r}, expected 16 hexadecimal digits")
+        raise UserError(f"the server calls its run {quoted(run)}, expected 16 hexadecimal digits")
     return Path(str(named)) / run
 
 

@@ -2,24 +2,29 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, Self
+from typing import Annotated, Self
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from shared.config import FederationSettings
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta
 from shared.errors import UserError
-from shared.exchange import Manifest
+from shared.exchange import Manifest, shape_of
 from shared.settings import Settings
+from shared.wire import Sums, quoted, read_record, readable
 
 LOG = logging.getLogger(__name__)
+
+Name = Annotated[str, Field(max_length=100)]
+"""Of a data set, a channel or a unit: it is written to logs and cards."""
 
 _POLL_SECONDS = 0.2
 
@@ -52,37 +57,36 @@ class Federation:
 
 
 class Sensors(Settings):
-    """What a client measures; the same for all members."""
+    """What a client measures; the same for all members. The bounds keep the encoder that is built for it in memory."""
 
-    data: str
-    channels: tuple[str, ...] = Field(min_length=1)
-    units: tuple[str, ...]
+    data: Name
+    channels: tuple[Name, ...] = Field(min_length=1, max_length=1000)
+    units: tuple[Name, ...]
     rate: PositiveFloat
-    samples: PositiveInt
+    samples: int = Field(gt=0, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _one_unit_a_channel(self) -> Self:
+        if len(self.units) != len(self.channels):
+            raise ValueError(f"found {len(self.units)} units for {len(self.channels)} channels")
+        return self
 
 
-class Introduction(Settings):
+class Introduction(Sums):
     """A client's answer to "who are you": the sums are over the samples of its windows, one for each channel."""
 
-    partition: int = Field(alias="partition-id", ge=0)
-    person: int
-    windows: PositiveInt = Field(alias="num-examples")
-    count: PositiveInt
-    total: tuple[float, ...]
-    squares: tuple[float, ...]
+    partition: int = Field(alias="partition-id", ge=0, lt=2**63)
+    person: int = Field(ge=-(2**63), lt=2**63)
+    windows: int = Field(alias="num-examples", gt=0, le=1_000_000_000)
     sensors: Sensors
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> Self:
-        for name in ("total", "squares"):
-            if (found := len(getattr(self, name))) != (expected := len(self.sensors.channels)):
-                raise ValueError(f"{name} has {found} values for {expected} channels")
+        if (found := len(self.total)) != (expected := len(self.sensors.channels)):
+            raise ValueError(f"total has {found} values for {expected} channels")
+        if self.count > (samples := self.windows * self.sensors.samples):
+            raise ValueError(f"count is {self.count}, the windows have {samples} samples")
         return self
-
-    @property
-    def statistics(self) -> ChannelStatistics:
-        """The channel statistics of this client's windows."""
-        return ChannelStatistics.from_dict(self.model_dump())
 
 
 class Introductions:
@@ -148,12 +152,13 @@ class Introductions:
         introduced: list[tuple[int, Introduction]] = []
         reasons: list[str] = []
         for answer in answers:
-            _count(answer, self._manifest)
             try:
-                introduced.append((answer.metadata.src_node_id, _read(answer)))
+                introduced.append((answer.metadata.src_node_id, self._read(answer)))
             except UserError as error:
                 reasons.append(str(error))
-        for node, one in sorted(introduced, key=lambda pair: (pair[1].partition, pair[0])):
+        # The first member tells what all must measure: it is one of those with whom the most agree.
+        votes = Counter(one.sensors for _, one in introduced)
+        for node, one in sorted(introduced, key=lambda pair: (-votes[pair[1].sensors], pair[1].partition, pair[0])):
             if complaint := _conflict(one, [other for _, other in self._known]):
                 reasons.append(f"person {one.person} {complaint}")
             else:
@@ -163,6 +168,29 @@ class Introductions:
                 LOG.warning("a client is left out: %s", reason)
         self._logged.update(reasons)
         return reasons
+
+    def _read(self, answer: Message) -> Introduction:
+        """Return what a client tells of itself, and count what it sent, usable or not.
+
+        Raises:
+            UserError: It cannot be used; says why.
+        """
+        if answer.has_error():
+            raise UserError(readable(answer.error.reason or "it failed"))
+        content, expected = answer.content, {}
+        try:
+            if set(content.metric_records) != {"metrics"} or set(content.config_records) != {"sensors"}:
+                raise UserError(f"expected records 'metrics' and 'sensors', found {quoted(sorted(content))}")
+            if content.array_records:
+                raise UserError(f"expected no arrays, found {quoted(sorted(content.array_records))}")
+            told = dict(content["metrics"]) | {"sensors": dict(content["sensors"])}
+            introduction = read_record(Introduction, told)
+            expected = {place: {name: shape_of(value) for name, value in content[place].items()} for place in content}
+        except UserError as error:
+            raise UserError(f"node {answer.metadata.src_node_id} introduced itself badly: {error}") from None
+        finally:
+            self._manifest.count_reply(content, expected)
+        return introduction
 
 
 def _questions(nodes: Iterable[int]) -> list[Message]:
@@ -185,35 +213,12 @@ def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
     return nodes
 
 
-def _read(answer: Message) -> Introduction:
-    if answer.has_error():
-        raise UserError(answer.error.reason or "it failed")
-    content = answer.content
-    values = dict(content.metric_records.get("metrics", {}))
-    sensors = dict(content.config_records.get("sensors", {}))
-    try:
-        return Introduction.model_validate(values | {"sensors": sensors})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"])) or "it"
-        raise UserError(
-            f"node {answer.metadata.src_node_id} introduced itself badly: {place}: {problem['msg']}"
-        ) from None
-
-
 def _conflict(one: Introduction, others: list[Introduction]) -> str:
     """Say why a client cannot be a member beside the others; "" if it can."""
-    if others and one.sensors != others[0].sensors:
-        return f"measures {one.sensors}, the first one {others[0].sensors}"
+    for name, found in one.sensors if others else ():
+        if found != (expected := getattr(others[0].sensors, name)):
+            return f"measures {name} {quoted(found)}, the others {quoted(expected)}"
     for name in ("partition", "person"):
         if getattr(one, name) in {getattr(other, name) for other in others}:
             return f"has the {name} of another client"
     return ""
-
-
-def _count(answer: Message, manifest: Manifest) -> None:
-    if answer.has_content():
-        records: dict[str, Any] = {"metric": answer.content.metric_records, "sensor": answer.content.config_records}
-        for kind, found in records.items():
-            for values in found.values():
-                manifest.count_values("up", kind, values)

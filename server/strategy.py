@@ -1,7 +1,6 @@
 """The rounds of the federation: who is asked, whose reply counts, and what the next encoder is made of."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from server.aggregation import Aggregator, find_outliers
 from server.introduction import Member
-from shared.compression import FULL, Arrays, decompress
+from shared.compression import Arrays, decompress, wire_forms
 from shared.config import AVERAGING, Config
 from shared.errors import UserError
 from shared.exchange import Manifest, arrays_of, mismatch
@@ -23,11 +22,12 @@ from shared.metrics import Row
 from shared.privacy import Ledger, clip_update, private_mean, update_norm
 from shared.seeding import derive_seed
 from shared.tracking import Tracker
+from shared.wire import Form, differing_names, quoted, read_arrays, readable
 
 LOG = logging.getLogger(__name__)
 
-_UNREADABLE = (ValueError, TypeError, EOFError)
-"""What Flower raises for bytes that are no array."""
+_LARGEST = float(np.finfo(np.float32).max)
+"""Of a metric: clients compute in float32, and a mean of such numbers is finite in float64."""
 
 
 class PeopleStrategy(Strategy):
@@ -72,11 +72,11 @@ class PeopleStrategy(Strategy):
         self.ledger = ledger
         aggregator.check_count(self.cohort_size, "the cohort of a round")
         self._sent: dict[str, NDArray[Any]] = {}
+        self._forms: dict[str, Form] = {}
         self._asked: list[tuple[Message, Member]] = []
         self._last = time.perf_counter()
-        self._metric_names = {"partition-id", "num-examples", "loss", "seconds"} | {
-            f"loss.{name}" for name in config.enabled_tasks
-        }
+        self._metric_names = ["partition-id", "num-examples", "loss", "seconds"]
+        self._metric_names += [f"loss.{name}" for name in config.enabled_tasks]
 
     @property
     def cohort_size(self) -> int:
@@ -94,6 +94,7 @@ class PeopleStrategy(Strategy):
         config["server-round"] = true_round
         record = RecordDict({"arrays": arrays, "config": config})
         self._sent = arrays_of(arrays)
+        self._forms = wire_forms(self._sent, self.config.federation.upload)
         for member in self.newcomers():
             self.members[member.partition] = member
             LOG.info("round %d: person %d has joined", true_round, member.person)
@@ -211,44 +212,29 @@ class PeopleStrategy(Strategy):
             UserError: The reply cannot be used; says why.
         """
         if reply.has_error():
-            raise UserError(reply.error.reason or "it failed")
-        self._count(reply)
+            raise UserError(readable(reply.error.reason or "it failed"))
         content = reply.content
-        if set(content.array_records) != {"arrays"} or set(content.metric_records) != {"metrics"}:
-            raise UserError(f"expected records 'arrays' and 'metrics', found {sorted(content)}")
+        self.manifest.count_reply(content, {"arrays": self._forms, "metrics": dict.fromkeys(self._metric_names, ())})
+        if set(content.array_records) != {"arrays"} or set(content.metric_records) != {"metrics"} or len(content) > 2:
+            raise UserError(f"expected records 'arrays' and 'metrics', found {quoted(sorted(content))}")
         self._check_metrics(content.metric_records["metrics"], member)
-        try:
-            arrays = _arrays(reply)
-            if self.config.federation.upload != FULL:
-                arrays = decompress(self._sent, arrays, self.config.federation.upload)
-        except _UNREADABLE as error:
-            raise UserError(f"its arrays cannot be read: {error}") from None
-        if complaint := mismatch(arrays, self._sent):
+        arrays = read_arrays(content.array_records["arrays"], self._forms)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            trained = decompress(self._sent, arrays, self.config.federation.upload)
+        if complaint := mismatch(trained, self._sent):
             raise UserError(complaint)
-        return {name: arrays[name] for name in self._sent}
+        return trained
 
     def _check_metrics(self, metrics: MetricRecord, member: Member) -> None:
-        if set(metrics) != self._metric_names:
-            raise UserError(f"expected metrics {sorted(self._metric_names)}, found {sorted(metrics)}")
-        if (found := metrics["num-examples"]) != member.windows:  # it weighs the reply
-            raise UserError(
-                f"num-examples is {found!r}, but the person introduced itself with {member.windows} windows"
-            )
+        if complaint := differing_names(metrics, self._metric_names, "metrics"):
+            raise UserError(complaint)
         for name, value in metrics.items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise UserError(f"metric {name} is {value!r}, expected a finite number")
-
-    def _count(self, reply: Message) -> None:
-        """Count all that came, usable or not: it has left the device."""
-        for record in reply.content.array_records.values():
-            for name, array in record.items():
-                try:
-                    value = array.numpy()
-                    self.manifest.count("up", "array", name, value.shape, value.nbytes)
-                except _UNREADABLE:
-                    self.manifest.count("up", "array", name, (), len(array.data))
-        for metrics in reply.content.metric_records.values():
-            self.manifest.count_values("up", "metric", metrics)
+            if not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+                raise UserError(f"metric {name} is {quoted(value)}, expected a finite number")
+        if (found := metrics["num-examples"]) != member.windows:  # it weighs the reply
+            raise UserError(f"num-examples is {found}, but the person introduced itself with {member.windows} windows")
+        if (found := metrics["partition-id"]) != member.partition:
+            raise UserError(f"partition-id is {found}, but the person introduced itself with {member.partition}")
 
 
 def _row(true_round: int, member: Member, reply: Message) -> Row:

@@ -17,8 +17,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from shared.encoders import Encoder
 from shared.errors import UserError
 from shared.model import Model
+from shared.wire import Form, WireArray, differing_names, misfit
 
 PREFIX = "encoder."
+
+UNEXPECTED = "unexpected"
+"""In a manifest: all of one kind that a client sent and that nobody had asked for."""
 
 
 class SupportsNumpy(Protocol):
@@ -45,7 +49,7 @@ def outgoing(encoder: Encoder, policy: NormStatistics) -> dict[str, NDArray[np.f
 
 
 def arrays_of(record: Mapping[str, SupportsNumpy]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a Flower record by name; Flower itself is not needed for this."""
+    """Return the arrays of a Flower record of one's own by name; what others send, ``shared.wire`` reads."""
     return {name: array.numpy() for name, array in record.items()}
 
 
@@ -65,10 +69,8 @@ def incoming(encoder: Encoder, arrays: Mapping[str, NDArray[Any]], policy: NormS
 
 def mismatch(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> str:
     """Say in words how arrays differ from what was expected (names, shapes, finite values); "" if they fit."""
-    if missing := [name for name in expected if name not in arrays]:
-        return f"{len(missing)} arrays are missing, the first is {missing[0]}"
-    if unknown := [name for name in arrays if name not in expected]:
-        return f"{len(unknown)} unknown arrays, the first is {unknown[0]}"
+    if complaint := differing_names(arrays, expected, "arrays"):
+        return complaint
     for name, value in arrays.items():
         if value.shape != expected[name].shape:
             return f"{name} has shape {value.shape}, expected {expected[name].shape}"
@@ -83,6 +85,39 @@ def private_state(model: Model, policy: NormStatistics) -> dict[str, Tensor]:
     """Return what must stay on the device for the next round: all of the model that is not exchanged."""
     leaving = {PREFIX + name for name in shared_names(model.encoder, policy)}
     return {name: value for name, value in model.state_dict().items() if name not in leaving}
+
+
+class Content(Protocol):
+    """What a message carries, such as Flower's ``RecordDict``: its records by name."""
+
+    @property
+    def array_records(self) -> Mapping[str, Mapping[str, WireArray]]:
+        """Records of arrays."""
+        ...
+
+    @property
+    def metric_records(self) -> Mapping[str, Mapping[str, Any]]:
+        """Records of numbers and lists of them."""
+        ...
+
+    @property
+    def config_records(self) -> Mapping[str, Mapping[str, Any]]:
+        """Records of numbers, texts, bytes and lists of them."""
+        ...
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """Return the shape of what a record holds: () of a number or a text, (n,) of a list."""
+    return (len(value),) if isinstance(value, list | tuple) else ()
+
+
+def _size_of(value: Any) -> int:
+    """Bytes of what a record holds: eight a number, and the length of a text."""
+    if isinstance(value, list | tuple):
+        return sum(map(_size_of, value))
+    if isinstance(value, str):
+        return len(value.encode(errors="replace"))
+    return len(value) if isinstance(value, bytes) else 8
 
 
 class Manifest:
@@ -114,14 +149,36 @@ class Manifest:
     def count_values(self, direction: Literal["up", "down"], kind: str, values: Mapping[str, Any]) -> None:
         """Count numbers, texts and lists of them: eight bytes a number, and the length of a text."""
         for name, value in values.items():
-            items = value if isinstance(value, list | tuple) else [value]
-            size = sum(len(item.encode()) if isinstance(item, str) else 8 for item in items)
-            self.count(direction, kind, name, (len(items),) if items is value else (), size)
+            self.count(direction, kind, name, shape_of(value), _size_of(value))
 
     def count_arrays(self, direction: Literal["up", "down"], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Count the arrays of one message."""
         for name, value in arrays.items():
             self.count(direction, "array", name, value.shape, value.nbytes)
+
+    def count_reply(self, content: Content, expected: Mapping[str, Mapping[str, Form | tuple[int, ...]]]) -> None:
+        """Count all that a client sent, usable or not: it has left the device.
+
+        What was not expected is counted in one row for each kind, with its name's bytes: a client can invent names.
+
+        Args:
+            content: Of the client's message.
+            expected: By record and by name: the form of an array, the shape of numbers and texts.
+        """
+        for place, arrays in content.array_records.items():
+            for name, array in arrays.items():
+                form = expected.get(place, {}).get(name)
+                if isinstance(form, Form) and not misfit(array, form):
+                    self.count("up", "array", name, form.shape, form.nbytes)
+                else:
+                    self.count("up", "array", UNEXPECTED, (), _size_of(name) + len(array.data))
+        for kind, records in (("metric", content.metric_records), ("sensor", content.config_records)):
+            for place, values in records.items():
+                for name, value in values.items():
+                    if expected.get(place, {}).get(name) == (shape := shape_of(value)):
+                        self.count("up", kind, name, shape, _size_of(value))
+                    else:
+                        self.count("up", kind, UNEXPECTED, (), _size_of(name) + _size_of(value))
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Return what a later ``Manifest(saved=...)`` continues from."""

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from flwr.app import Array
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from shared.compression import CODES, compress, decompress
+from shared.compression import CODES, compress, decompress, wire_forms
+from shared.errors import UserError
+from shared.wire import read_arrays
 
 pytestmark = pytest.mark.numerics
 
@@ -62,9 +65,11 @@ def test_error_feedback_loses_nothing_over_many_rounds(name: str) -> None:
 def test_what_does_not_fit_is_an_error_and_not_a_wrong_array(name: str) -> None:
     sent = {"k": np.zeros((4, 9), np.float32)}
     wire, _ = compress(sent, {"k": np.ones((4, 9), np.float32)}, {}, name)
-    with pytest.raises(ValueError, match="k came as uint8"):
-        decompress(sent, {"k": wire["k"][:-3]}, name)
-    with pytest.raises(ValueError, match="k came as float32"):
-        decompress(sent, {"k": np.ones((4, 9), np.float32)}, name)
-    with pytest.raises(ValueError, match="other is missing or unknown"):
-        decompress(sent, wire | {"other": wire["k"]}, name)
+    forms = wire_forms(sent, name)
+    read_arrays({"k": Array(wire["k"])}, forms)
+    with pytest.raises(UserError, match=r"k came as uint8 of shape \(\d+,\), expected uint8 of shape"):
+        read_arrays({"k": Array(wire["k"][:-3])}, forms)
+    with pytest.raises(UserError, match=r"k came as float32 of shape \(4, 9\), expected uint8 of shape"):
+        read_arrays({"k": Array(np.ones((4, 9), np.float32))}, forms)
+    with pytest.raises(UserError, match="1 unknown arrays, the first is other"):
+        read_arrays({"k": Array(wire["k"]), "other": Array(wire["k"])}, forms)

@@ -237,6 +237,8 @@ HOSTILE = """
 
 import numpy as np
 
+from shared.exchange import arrays_of
+
 honest, app = app, ClientApp()
 app.query("introduce")(lambda message, context: honest(message, context))
 

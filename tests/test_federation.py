@@ -153,12 +153,13 @@ def test_an_introduction_tells_sums_and_sensors_and_nothing_else(tmp_path: Path)
     ("change", "words"),
     [
         ({"total": [float("nan")] * 6}, "total.0: Input should be a finite number"),
-        ({"squares": [1.0]}, "squares has 1 values for 6 channels"),
+        ({"squares": [1.0]}, "total has 6 values, squares has 1"),
+        ({"total": [1.0], "squares": [1.0]}, "total has 1 values for 6 channels"),
         ({"num-examples": 0}, "num-examples: Input should be greater than 0"),
         ({"secret": 1.0}, "secret: Extra inputs are not permitted"),
         ({"partition-id": 0}, "has the partition of another client"),
         ({"person": 1}, "has the person of another client"),
-        (None, "partition-id: Field required"),
+        (None, "expected records 'metrics' and 'sensors', found ['sensors']"),
     ],
 )
 def test_a_bad_introduction_is_left_out_and_named(change: dict[str, object] | None, words: str, tmp_path: Path) -> None:
@@ -434,10 +435,9 @@ def broken_arrays(kind: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.n
         ("missing", "missing"),
         ("extra", "unknown arrays"),
         ("error", "on fire"),
-        ("metrics", "expected metrics"),
+        ("metrics", "metrics are missing, the first is partition-id"),
         ("count", "num-examples is 1000000, but the person introduced itself with"),
         ("list", "metric loss is [1.0, 2.0], expected a finite number"),
-        ("bytes", "its arrays cannot be read"),
     ],
 )
 def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
@@ -456,10 +456,6 @@ def test_a_broken_reply_is_dropped_named_and_the_round_goes_on(
         }
         if kind in changed:
             return Message(RecordDict(dict(reply.content) | {"metrics": MetricRecord(changed[kind])}), reply_to=message)
-        if kind == "bytes":
-            broken = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=b"no array")
-            record = ArrayRecord(dict(reply.content.array_records["arrays"]) | {"encoder.broken": broken})
-            return Message(RecordDict(dict(reply.content) | {"arrays": record}), reply_to=message)
         return replaced(message, reply, broken_arrays(kind)(arrays_of(reply.content.array_records["arrays"])))
 
     folder = tmp_path / "run"
@@ -519,7 +515,7 @@ def test_a_reply_that_is_rounded_otherwise_is_dropped(tmp_path: Path) -> None:
 
     folder = tmp_path / "run"
     federate(folder, configure("federation.rounds=1", "federation.upload=int8"), intercepted(change))
-    assert "came as uint8 (7,), expected" in (folder / "server.log").read_text()
+    assert "came as uint8 of shape (7,), expected" in (folder / "server.log").read_text()
     assert list(read_metrics(folder / "metrics.jsonl"))[-1]["dropped"] == 1
 
 
