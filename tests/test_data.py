@@ -430,7 +430,9 @@ def test_info_counts_the_windows_of_people_and_classes():
     assert result.returncode == 0, result.stderr
     train, _ = load(settings_of("watch"))
     counts = [int(((train.subject == 3) & (train.y == k)).sum()) for k in range(7)]
-    assert ["train", "3", *map(str, counts), str(sum(counts))] in [line.split() for line in result.stdout.splitlines()]
+    assert ["train", "3", *map(str, counts), str(sum(counts)), "0"] in [
+        line.split() for line in result.stdout.splitlines()
+    ]
     assert "50 Hz (2.56 s)" in result.stdout
     assert "rad/s" in result.stdout
 
