@@ -34,15 +34,6 @@ def find_uci_har() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def cases() -> Path:
-    named = os.environ.get("FEDHAR_CASES")
-    path = Path(named) if named else ROOT.parent / "shared" / "cases"
-    if not path.is_dir():
-        pytest.skip("the collected bad inputs are not at hand: set FEDHAR_CASES to their folder")
-    return path
-
-
-@pytest.fixture(scope="session")
 def uci_har_zip() -> Path:
     path = find_uci_har()
     if path is None:
