@@ -24,7 +24,7 @@ from shared.checkpoint import Snapshot, load_encoder, load_snapshot
 from shared.config import DEFAULTS, Config, load_config
 from shared.data import load
 from shared.errors import UserError, run_command
-from shared.evaluate import draw_regime, encoded, probe
+from shared.evaluate import draw_regime, encoded, probe, unseen_classes
 from shared.exchange import PREFIX, Manifest, incoming
 from shared.files import write_atomic
 from simulation.__main__ import simulate
@@ -60,11 +60,13 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--at: there is no round {missing[0]} in a run of {rounds} rounds")
     if options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, found {options.seeds}")
-    train, _ = load(configs[0].data)
+    train, test = load(configs[0].data)
     for regime in options.regimes:
         draw_regime(train, regime, seed=0)  # refuses a bad one before the work is done
     console, points = Console(), [point for config in configs for point in _follow(config, options)]
     console.print(_table(points, options.regimes))
+    for note in unseen_classes(train, test):
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     write_atomic(options.out, _chart(points, options.regimes))
     console.print(f"wrote {options.out}", highlight=False, soft_wrap=True)
 

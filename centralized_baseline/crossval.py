@@ -1,8 +1,8 @@
 """Choose between settings with training people held out: ``python -m centralized_baseline.crossval``.
 
-The training people are split into groups that take turns to be the test part. For each group the centralized baseline
-is trained on the others and probed on the group. The data set's own test people are in no part of it, so that whatever
-is tuned here can still be judged on them.
+The training people who have labels are split into groups that take turns to be the test part. For each group the
+centralized baseline is trained on everybody else and probed on the group. The data set's own test people are in no part
+of it, so that whatever is tuned here can still be judged on them.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
     train, _ = load(base.data)
     for regime in options.regimes:
         draw_regime(train, regime, seed=0)  # refuses a bad one before the work is done
-    folds = split_people(train.people, options.folds, base.seed)
+    folds = split_people(train[train.labelled].people, options.folds, base.seed)
     folder = run_folder(options, base)
     variants = []
     with opened_run(folder, base, "centralized", resume=options.resume, force=options.force):
@@ -91,6 +91,9 @@ def main(arguments: list[str]) -> None:
             write_atomic(folder / RESULT, _to_json(folds, variants, options.regimes))
     console = Console()
     console.print(_table(variants, options.regimes, folds))
+    for fold, report in enumerate(variants[0].reports, 1):
+        for note in report.notes:
+            console.print(f"note on fold {fold}: {note}", highlight=False, markup=False, soft_wrap=True)
     for number, one in enumerate(variants, 1):
         console.print(f"{number:>4}  {one.name}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {folder / RESULT}", highlight=False, markup=False, soft_wrap=True)
@@ -103,7 +106,7 @@ def split_people(people: Sequence[int], folds: int, seed: int) -> list[tuple[int
         UserError: Fewer than two folds, or fewer people than folds.
     """
     if not 2 <= folds <= len(people):
-        raise UserError(f"--folds must be 2 to {len(people)}, the number of training people, found {folds}")
+        raise UserError(f"--folds must be 2 to {len(people)}, the number of training people with labels, found {folds}")
     order = np.random.default_rng(seed).permutation(people)
     return [tuple(sorted(int(person) for person in part)) for part in np.array_split(order, folds)]
 

@@ -20,8 +20,9 @@ from pydantic import Field, PositiveInt
 from client.state import PrivateState
 from shared.compression import FULL, Arrays, compress, wire_forms
 from shared.config import Config
-from shared.data import DataSettings, People, load, training_people
-from shared.data.statistics import ChannelStatistics
+from shared.data import DataSettings, People, training_people
+from shared.data.folder import load_own
+from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.exchange import incoming, outgoing
@@ -55,9 +56,10 @@ def introduce(message: Message, context: Context) -> Message:
     """
     config, _ = from_run_config(context.run_config, context.run_id)
     windows = _windows_of(config.data, _partition(context), _own_data(context))
-    if config.privacy.name == "none":
-        statistics = ChannelStatistics.of(windows)
-    else:
+    statistics = ChannelStatistics.of(windows)
+    if _own_data(context):  # where the windows lie nearby, the server's log has it
+        warn_of_constant({windows.people[0]: statistics}, windows.meta.channels)
+    if config.privacy.name != "none":
         channels = len(windows.meta.channels)
         statistics = ChannelStatistics(1, np.zeros(channels), np.ones(channels))
     metrics = MetricRecord(
@@ -175,13 +177,7 @@ def _windows_of(settings: DataSettings, partition: int, own: Path | None) -> Win
 
 @lru_cache(maxsize=_CACHED_PEOPLE)
 def _own_windows(folder: Path) -> Windows:
-    train_part, test_part = load(DataSettings(name="folder", path=folder, holdout=()))
-    if len(train_part.people) != 1 or test_part.people:
-        raise UserError(
-            f"the node's data folder {folder} must hold the windows of exactly one person, who trains; found training "
-            f"people {train_part.people} and test people {test_part.people}"
-        )
-    return train_part
+    return load_own(folder)
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from pydantic import Field, PositiveFloat, model_validator
 
 from shared.config import FederationSettings
-from shared.data.statistics import ChannelStatistics
+from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Meta
 from shared.errors import UserError
 from shared.exchange import Manifest, shape_of
@@ -151,6 +151,7 @@ class Introductions:
         """Add those whose introductions fit, by partition, and return the reasons why others do not."""
         introduced: list[tuple[int, Introduction]] = []
         reasons: list[str] = []
+        before = len(self._known)
         for answer in answers:
             try:
                 introduced.append((answer.metadata.src_node_id, self._read(answer)))
@@ -163,6 +164,8 @@ class Introductions:
                 reasons.append(f"person {one.person} {complaint}")
             else:
                 self._known.append((node, one))
+        if new := [one for _, one in self._known[before:]]:
+            warn_of_constant({one.person: one.statistics for one in new}, new[0].sensors.channels)
         for reason in reasons:
             if reason not in self._logged:
                 LOG.warning("a client is left out: %s", reason)

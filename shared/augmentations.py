@@ -23,8 +23,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from shared.data.windows import Triad
 from shared.errors import UserError, choose
+from shared.plausible import Triad
 
 NOISE = (0.02, 0.15)
 """Standard deviation of ``jitter``, in units of each channel's standard deviation over the training data."""

@@ -55,7 +55,15 @@ from shared.data import load
 from shared.data.windows import Windows
 from shared.encoders import Encoder
 from shared.errors import UserError, choose, run_command
-from shared.evaluate import Classifier, LinearProbe, embed, estimate_norm_statistics, fit_linear_probe, linear_head
+from shared.evaluate import (
+    Classifier,
+    LinearProbe,
+    embed,
+    estimate_norm_statistics,
+    fit_linear_probe,
+    linear_head,
+    unseen_classes,
+)
 from shared.files import write_together
 from shared.predict import INPUT, METADATA_KEY, ModelCard
 from shared.seeding import make_generator
@@ -157,7 +165,7 @@ class Check:
         agreement: Share of the windows that the probe decides as it does with PyTorch.
         required_agreement: What its format promises.
         passed: Whether it keeps the promise.
-        accuracy: Share of the windows that are right.
+        accuracy: Share of the labelled windows that are right; None where none is labelled.
         milliseconds: Median time of a single window on one thread.
     """
 
@@ -168,7 +176,7 @@ class Check:
     agreement: float
     required_agreement: float
     passed: bool
-    accuracy: float
+    accuracy: float | None
     milliseconds: float
 
 
@@ -335,7 +343,7 @@ def check(source: Source, reference: NDArray[np.float32], name: str, artifact: A
         agreement=agreement,
         required_agreement=chosen.agreement,
         passed=agreement >= chosen.agreement,
-        accuracy=float((decided == test.y).mean()),
+        accuracy=float((decided == test.y)[test.labelled].mean()) if test.labelled.any() else None,
         milliseconds=_milliseconds(run, test.x),
     )
 
@@ -374,10 +382,12 @@ def print_table(source: Source, checks: Sequence[Check], console: Console) -> No
             f"{row.bytes / 1000:.0f}",
             f"{row.milliseconds:.3f}",
             f"{row.largest_difference:.1e}",
-            f"{100 * row.accuracy:.2f} %",
+            "-" if row.accuracy is None else f"{100 * row.accuracy:.2f} %",
             agreement if row.passed else warning,
         )
     console.print(table)
+    for note in unseen_classes(source.train, source.test):
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _to_onnx(module: nn.Module, kind: str, source: Source) -> onnx.ModelProto:

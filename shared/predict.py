@@ -37,6 +37,7 @@ from scipy.signal import resample_poly
 
 from shared.errors import UserError, nearest, run_command
 from shared.files import write_atomic
+from shared.plausible import check_units
 
 LOG = logging.getLogger(__name__)
 
@@ -67,34 +68,6 @@ UNEVEN_STEP, UNEVEN_SHARE = 0.25, 0.01
 UNEVEN_STRETCH = 0.05
 """The same where as many samples as a window has take longer or shorter than usual by more than this share."""
 TIME_UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
-
-
-class Plausible(NamedTuple):
-    """Magnitudes that a sensor worn by a person can measure.
-
-    Args:
-        expected: Unit and magnitude, in words.
-        quantile: Of all magnitudes, what lies between ``low`` and ``high``.
-        low: In our unit.
-        high: In our unit.
-        others: Units that others use, per unit of ours.
-    """
-
-    expected: str
-    quantile: float
-    low: float
-    high: float
-    others: dict[str, float]
-
-
-ACCELERATION = {"m/s²": 9.80665, "mg": 1000.0}
-PLAUSIBLE = {
-    "total_acc": Plausible("g, with a median magnitude of about 1 (0.5 to 5)", 0.5, 0.5, 5.0, ACCELERATION),
-    "body_acc": Plausible("g, with a median magnitude below 3", 0.5, 0.0, 3.0, ACCELERATION),
-    "gyro": Plausible("rad/s, with 95 % of the magnitudes below 20", 0.95, 0.0, 20.0, {"degrees/s": 180 / math.pi}),
-}
-"""By kind of sensor, the surest first. An accelerometer at rest measures gravity, 1 g. At a wrist in quick exercises
-half of the magnitudes lie above 2.5 g, and 5 % of the rotation rates above 10 rad/s; the limits leave room for more."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +262,7 @@ def read_recording(path: Path, card: ModelCard, rate: float | None) -> list[Reco
     worn = _worn(x, rate, card)
     if not worn.any():
         raise UserError(f"{path}: all of it is zero or constant, which no worn sensor measures")
-    check_units(Recording(str(path), x[worn], rate, float(time[0])), card)
+    check_units(str(path), card.channels, x[worn].T[np.newaxis])
     return _pieces(str(path), x, time, worn, rate)
 
 
@@ -339,31 +312,6 @@ def _pieces(
 def _tell_left_out(name: str, why: str, spans: Sequence[Sequence[float]] | NDArray[np.float64]) -> None:
     if len(spans):
         LOG.warning("%s: left out (%s): %s", name, why, ", ".join(f"{a:.2f} to {b:.2f} s" for a, b in spans))
-
-
-def check_units(recording: Recording, card: ModelCard) -> None:
-    """Refuse magnitudes that no human movement has in the model's units; name the unit that they look like.
-
-    Only three-axis sensors can be judged. People who sit still turn so slowly that degrees per second go unnoticed.
-
-    Raises:
-        UserError: Names the sensor, what was expected and what was found.
-    """
-    for kind, stem in ((kind, name.removesuffix("_x")) for kind in PLAUSIBLE for name in card.channels):
-        axes = [f"{stem}_{axis}" for axis in "xyz"]
-        if f"_{stem}".endswith(f"_{kind}") and set(axes) <= set(card.channels):
-            _check_magnitude(recording, card, kind, stem, axes)
-
-
-def _check_magnitude(recording: Recording, card: ModelCard, kind: str, stem: str, axes: list[str]) -> None:
-    limits = PLAUSIBLE[kind]
-    magnitude = np.linalg.norm(recording.x[:, [card.channels.index(name) for name in axes]], axis=1)
-    value = float(np.quantile(magnitude, limits.quantile))
-    if not limits.low <= value <= limits.high:
-        others = (unit for unit, factor in limits.others.items() if limits.low <= value / factor <= limits.high)
-        unit = next(others, None)
-        hint = "" if unit is None else f": it looks like {unit}; divide it by {limits.others[unit]:.5f}"
-        raise UserError(f"{recording.name}: {stem} must be in {limits.expected}, found {value:.3g}{hint}")
 
 
 def predict(model: OnnxClassifier, pieces: Sequence[Recording]) -> list[Activity]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 from rich.console import Console
 
@@ -56,6 +57,7 @@ class Deployment:
         subprocess.run(keys, check=True, capture_output=True)
         split = [sys.executable, "-m", "shared.data", "split", data, "--out", str(self.people)]
         subprocess.run(split, cwd=ROOT, check=True, capture_output=True)
+        remove_labels(self.people)
         self.files = sorted(self.people.glob("person_*.npz"), key=lambda path: int(path.stem.split("_")[1]))
 
     @property
@@ -197,6 +199,15 @@ def deployed(base: Path, clients: int, *, hosts: str = "", elsewhere: bool = Fal
     finally:
         for name in list(deployment.processes):
             deployment.stop(name)
+
+
+def remove_labels(people: Path, files: str = "person_*.npz") -> None:
+    """Leave nothing but windows in people's files: a client needs no label."""
+    for path in people.glob(files):
+        with np.load(path) as arrays:
+            x = arrays["x"]
+        path.unlink()
+        np.savez(path, x=x)
 
 
 def free_port() -> int:

@@ -22,8 +22,9 @@ from shared.augmentations import (
     mask_patches,
 )
 from shared.data import uci_har
-from shared.data.windows import Meta, Triad
+from shared.data.windows import Meta
 from shared.errors import UserError
+from shared.plausible import Triad
 
 pytestmark = pytest.mark.numerics
 

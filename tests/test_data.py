@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from shared.data import DATASETS, DataSettings, folder, load, training_people, watch
 from shared.data.partition import by_person, cut, draw_fraction, draw_labels
 from shared.data.statistics import SMALLEST_STD, ChannelStatistics
-from shared.data.windows import Meta, Windows
+from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -346,6 +347,19 @@ def test_draw_fraction_takes_each_class_its_share_spread_over_people(windows, fr
             assert abs((windows.subject[taken] == person).sum() - fair) <= 1
 
 
+@given(people_and_labels, st.integers(0, 2**32), st.integers(1, 5), st.floats(0.01, 1), seeds)
+def test_windows_without_a_label_are_never_drawn_and_change_no_draw(windows, scattered, per_class, fraction, seed):
+    rng = np.random.default_rng(scattered)
+    rows = np.sort(rng.integers(0, len(windows), 2 * len(windows)))  # some twice or more often, some not at all
+    first = np.diff(rows, prepend=-1) > 0
+    known, mixed = windows[rows[first]], windows[rows]
+    mixed = replace(mixed, y=np.where(first, mixed.y, UNLABELLED))
+    for draw, amount in ((draw_labels, per_class), (draw_labels, None), (draw_fraction, fraction)):
+        drawn = draw(mixed, amount, seed)
+        assert mixed.labelled[drawn].all()
+        assert np.flatnonzero(first)[draw(known, amount, seed)].tolist() == drawn.tolist()
+
+
 def test_draws_of_no_windows_are_empty():
     nothing = make_windows([1], [0])[:0]
     assert draw_labels(nothing, 3, 0).tolist() == []
@@ -430,7 +444,9 @@ def test_info_counts_the_windows_of_people_and_classes():
     assert result.returncode == 0, result.stderr
     train, _ = load(settings_of("watch"))
     counts = [int(((train.subject == 3) & (train.y == k)).sum()) for k in range(7)]
-    assert ["train", "3", *map(str, counts), str(sum(counts))] in [line.split() for line in result.stdout.splitlines()]
+    assert ["train", "3", *map(str, counts), str(sum(counts)), "0"] in [
+        line.split() for line in result.stdout.splitlines()
+    ]
     assert "50 Hz (2.56 s)" in result.stdout
     assert "rad/s" in result.stdout
 

@@ -6,18 +6,26 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
-from deployed import ROOT, Deployment, deployed
+from deployed import ROOT, Deployment, deployed, remove_labels
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, subprocess_executor
 
+from centralized_baseline.probe import main as probe
 from deployment import superexec
+from shared.data import DataSettings, load
+from shared.data.folder import write_folder
+from shared.data.split import split_people
+from shared.data.windows import UNLABELLED
+from shared.evaluate import ProbeReport
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +58,22 @@ def test_a_deployed_run_gives_the_encoder_of_the_simulation_byte_for_byte(federa
     assert (one / "encoder.safetensors").read_bytes() == (two / "encoder.safetensors").read_bytes()
     assert json.loads((one / "encoder.json").read_text()) == json.loads((two / "encoder.json").read_text())
     assert (one / "config.yaml").read_text() == (two / "config.yaml").read_text()
+
+
+def test_the_labels_of_two_people_judge_an_encoder_of_clients_that_have_none(
+    federation: Deployment, tmp_path: Path
+) -> None:
+    for file in federation.base.glob("client-*/data/person_*.npz"):
+        assert set(np.load(file)) == {"x"}
+    train, test = load(DataSettings(name="synthetic", path=None, holdout=(4,)))
+    train = replace(train, y=np.where(np.isin(train.subject, (1, 3)), train.y, UNLABELLED))
+    write_folder(tmp_path / "two", train, test)
+    few = ["--seeds", "1", "--regimes", "1", "all", "--out", str(tmp_path)]
+    where = ["data.name=folder", f"data.path={tmp_path / 'two'}", "data.holdout=[]"]
+    probe(["--encoder", str(federation.runs / "deployed"), *few, *where])
+    report = ProbeReport.model_validate_json((tmp_path / "deployed" / "probe.json").read_bytes())
+    assert (report.train_people, report.test_people) == ([1, 3], [4])
+    assert all(result.accuracy > 0.5 for result in report.results)
 
 
 def test_a_client_plays_the_code_of_the_run_and_keeps_its_state_to_itself(federation: Deployment) -> None:
@@ -180,6 +204,8 @@ def docker_answers() -> bool:
 def test_the_containers_train_and_bring_the_run_home(tmp_path: Path) -> None:
     data, runs = tmp_path / "deployment", tmp_path / "runs"
     data.mkdir()
+    split_people(DataSettings(name="synthetic", path=None, holdout=()), data / "people")  # prepare keeps what is there
+    remove_labels(data / "people")
     runs.mkdir()
     environment = os.environ | {
         "FEDHAR_DATA": str(data),

@@ -22,12 +22,13 @@ from torch import nn
 
 from shared.data import DataSettings, load
 from shared.data.partition import draw_labels
-from shared.data.windows import Meta, Windows
+from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.encoders import Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
 from shared.evaluate import (
     BASELINES,
     C_GRID,
+    PROTOCOLS,
     Part,
     ProbeReport,
     ProbeResult,
@@ -259,6 +260,74 @@ def test_embeddings_that_do_not_belong_to_the_windows(split: tuple[Windows, Wind
     ):
         with pytest.raises(UserError, match=message):
             linear_probe(*arguments, "1", 0)
+
+
+# ----- windows without a label
+
+
+def unlabelled(windows: Windows) -> Windows:
+    return replace(windows, y=np.full(len(windows), UNLABELLED))
+
+
+def joined(a: Windows, b: Windows) -> Windows:
+    fields = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("x", "y", "subject")}
+    return Windows(**fields, meta=a.meta)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000), regime=st.sampled_from(["1", "3", "10%", "all"]), kept=st.integers(1, 192))
+def test_windows_without_a_label_change_no_score(
+    split: tuple[Windows, Windows], seed: int, regime: str, kept: int
+) -> None:
+    train, z, test, z_test = noisy_split(split)
+    rows = np.random.default_rng(seed).permutation(len(test))[:kept]
+    stranger = replace(unlabelled(test[rows]), subject=np.full(kept, 99))
+    for protocol in ("linear", "knn"):
+        plain = evaluate_once(protocol, Part(train, z), Part(test, z_test), None, regime, seed)
+        more = Part(joined(stranger, test), np.concatenate([z_test[rows], z_test]))
+        twice = Part(joined(unlabelled(train), train), np.concatenate([z, z]))  # the same mean and spread
+        assert evaluate_once(protocol, Part(train, z), more, None, regime, seed) == plain
+        assert evaluate_once(protocol, twice, Part(test, z_test), None, regime, seed) == plain
+
+
+def test_people_without_labels_are_counted_nowhere_but_in_the_standardisation(split: tuple[Windows, Windows]) -> None:
+    train, test = split
+    y = np.where(train.subject == 1, UNLABELLED, train.y)
+    lost = np.where(test.subject == 5, UNLABELLED, test.y)
+    report = probe(
+        BASELINES["raw"](SETTINGS, train, test),
+        replace(train, y=y),
+        replace(test, y=lost),
+        seeds=[0],
+        regimes=["2", "all"],
+    )
+    assert (report.train_people, report.test_people) == (train.people[1:], [6])
+    assert [result.labels for result in report.results] == [3 * 4 * 2, 3 * 96]
+    assert all(set(result.per_person) == {6} and np.sum(result.confusion) == 96 for result in report.results)
+    assert report.notes == []
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_without_any_label_the_reason_is_told(protocol: str, encoder: Encoder, split: tuple[Windows, Windows]) -> None:
+    train, test = split
+    for pair, message in (
+        ((unlabelled(train), test), "no window of the training people is labelled: a probe needs labels of at least 2"),
+        ((train, unlabelled(test)), "no window of the test people is labelled: nothing can be scored"),
+    ):
+        with pytest.raises(UserError, match=message):
+            probe(encoded(encoder, *pair), *pair, seeds=[0], regimes=["1"], protocols=[protocol])
+
+
+def test_a_class_that_test_people_alone_have_is_told(split: tuple[Windows, Windows], tmp_path: Path) -> None:
+    train, test = split
+    known = replace(train, y=np.where(train.y == 1, UNLABELLED, train.y))
+    report = probe(BASELINES["raw"](SETTINGS, train, test), known, test, seeds=[0], regimes=["1", "all"])
+    note = "running has no labelled training window: its 48 test windows count as wrong"
+    assert json.loads(report.to_json())["notes"] == [note]
+    assert np.array(report.results[0].confusion)[1, 1] == 0
+    text = io.StringIO()
+    print_table({"one": report, "two": report}, Console(file=text, width=200))
+    assert text.getvalue().count(note) == 1
 
 
 # ----- the scores

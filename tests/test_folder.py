@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.data import DataSettings, folder, load
-from shared.data.partition import by_person
+from shared.data.partition import by_person, cut
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
+from shared.plausible import check_units
 
 META = Meta(
     "mine", ("total_acc_x", "total_acc_y", "total_acc_z", "pulse"), ("g", "g", "g", "bpm"), 25.0, ("sit", "walk")
@@ -123,6 +124,79 @@ def test_labels_may_be_names_and_floats_may_be_double(written):
     assert same(before, after)
 
 
+LABELS = {
+    "some": (np.array([0, -1, 1, -1]), [0, -1, 1, -1]),
+    "some in words": (np.array(["sit", "", "walk", ""]), [0, -1, 1, -1]),
+    "none": (np.full(4, -1), [-1, -1, -1, -1]),
+    "none in words": (np.array(["", "", "", ""]), [-1, -1, -1, -1]),
+    "no array": (None, [-1, -1, -1, -1]),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_may_be_missing(case, written, tmp_path):
+    y, expected = LABELS[case]
+    rewrite(written, 2, y=y)
+    train, test = folder.load(written)
+    assert train.of([2]).y.tolist() == expected
+    assert train.of([2]).labelled.tolist() == [label >= 0 for label in expected]
+    assert train.of([1]).labelled.all()
+    folder.write_folder(tmp_path / "again", train, test)
+    assert same(folder.load(tmp_path / "again")[0], train)
+
+
+def test_a_study_without_any_labels_needs_no_classes(written):
+    describe(written, classes=[])
+    with pytest.raises(UserError, match=r"person_1\.npz: expected labels -1 \(not labelled\), found 0\.\.1"):
+        folder.load(written)
+    for person in (1, 2, 7):
+        rewrite(written, person, y=None)
+    train, test = folder.load(written)
+    assert not train.labelled.any()
+    assert not test.labelled.any()
+
+
+def test_numbers_in_other_units_than_the_description_says_are_refused_with_the_words_of_predict(cases):
+    for load_people in (folder.load, lambda path: [folder.PersonFiles(path).read(p) for p in (1, 2)]):
+        with pytest.raises(
+            UserError,
+            match=r"person_2\.npz: total_acc must be in g, .*found 10\.4: it looks like m/s²; divide it by 9\.80665",
+        ):
+            load_people(cases / "ms2-declared-g")
+    assert folder.PersonFiles(cases / "ms2-declared-g").read(1).people == [1]
+
+
+@pytest.mark.parametrize("name", ["watch", "synthetic", "uci_har"])
+def test_everybody_in_the_known_data_sets_measures_what_the_units_say(name, request):
+    path = request.getfixturevalue("uci_har_zip") if name == "uci_har" else None
+    train, test = load(DataSettings(name=name, path=path, holdout=()))
+    for windows in (train, test, cut(train, 200, 8)):  # virtual people of eight windows, which may be of one activity
+        for person in by_person(windows):
+            check_units(f"person {person.people[0]}", person.meta.channels, person.x)
+
+
+@pytest.mark.parametrize(("value", "people"), [(0.0, (1,)), (-9.81, (1, 2)), (1013.25, (7,)), (1e30, (1, 2, 7))])
+def test_a_channel_that_never_changes_is_warned_of(tmp_path, value, people, caplog):
+    path = tmp_path / "mine"
+    train, test = make([1, 2]), make([7])
+    for part in (train, test):
+        part.x[np.isin(part.subject, people), 3] = value
+    folder.write_folder(path, train, test)
+    load(DataSettings(name="folder", path=path, holdout=()))
+    ids = ", ".join(map(str, people))
+    assert caplog.messages == [
+        f"channel pulse never changes in the windows of {len(people)} of 3 people {ids}: is the sensor broken?"
+    ]
+
+
+def test_a_channel_that_hardly_changes_is_none_that_never_does(written, caplog):
+    x = make([1]).x
+    x[:, 3] = 1013.25 + 1e-3 * x[:, 3]  # a barometer indoors
+    rewrite(written, 1, x=x)
+    load(DataSettings(name="folder", path=written, holdout=()))
+    assert caplog.messages == []
+
+
 def test_writing_refuses_to_overwrite(written, tmp_path):
     before = {file.name: file.read_bytes() for file in written.iterdir()}
     with pytest.raises(UserError, match="exists already and is not overwritten"):
@@ -181,7 +255,7 @@ def test_no_description(tmp_path):
         ({"units": ["g", "g", "g", ""]}, "a unit for each of 4 channels"),
         ({"units": ["m/s^2", "g", "g", "bpm"]}, r"channel 'total_acc_x' must be in g, found 'm/s\^2'"),
         ({"channels": ["pulse", "a", "b", "pulse"]}, "channels must be unique, found pulse more than once"),
-        ({"classes": []}, "classes: .*at least 1"),
+        ({"classes": ["sit", ""]}, "classes must have names"),
         ({"classes": ["sit", "sit"]}, "classes must be unique"),
         ({"test_people": [7, 8]}, r"test_people \[8\] have no file person_<id>\.npz; found \[1, 2, 7\]"),
         ({"tset_people": [7]}, r"unknown field 'tset_people' \(did you mean 'test_people'\?\)"),
@@ -218,10 +292,10 @@ WITH_INFINITE[3, 1, 0] = np.inf
         ({"x": WITH_NAN}, "NaN or infinite values in x of 1 of 4 windows, first in window 2"),
         ({"x": WITH_INFINITE}, "NaN or infinite values in x of 1 of 4 windows, first in window 3"),
         ({"x": X.astype(float) * 1e300}, "NaN or infinite values in x of 4 of 4 windows"),
-        ({"x": None}, "expected the arrays ['x', 'y'], found ['y']"),
-        ({"z": X}, "expected the arrays ['x', 'y'], found ['x', 'y', 'z']"),
-        ({"y": np.array([0, 1, 2, 0])}, "expected labels 0..1, found 0..2"),
-        ({"y": np.array([0, -1, 1, 0])}, "expected labels 0..1, found -1..1"),
+        ({"x": None}, "expected the arrays ['x'] and optionally y, found ['y']"),
+        ({"z": X}, "expected the arrays ['x'] and optionally y, found ['x', 'y', 'z']"),
+        ({"y": np.array([0, 1, 2, 0])}, "expected labels 0..1 or -1 (not labelled), found 0..2"),
+        ({"y": np.array([0, -2, 1, 0])}, "expected labels 0..1 or -1 (not labelled), found -2..1"),
         ({"y": np.array([0, 1, 1])}, "expected y as int or text (4,), found int64 (3,)"),
         ({"y": np.array([0.0, 1, 1, 0])}, "found float64 (4,)"),
         ({"y": np.array(["sit", "wakl", "sit", "sit"])}, "unknown label 'wakl' (did you mean 'walk'?)"),

@@ -29,12 +29,12 @@ from shared.encoders import EncoderSettings, build_encoder
 from shared.errors import UserError
 from shared.evaluate import embed, estimate_norm_statistics, fit_linear_probe
 from shared.export import Source, build_onnx
+from shared.plausible import check_units
 from shared.predict import (
     METADATA_KEY,
     Activity,
     ModelCard,
     Recording,
-    check_units,
     load_model,
     main,
     predict,
@@ -323,10 +323,10 @@ def test_a_senseless_rate_is_refused(rate: float, signal: Signal, write: Write) 
 
 def test_units_of_all_real_recordings_are_right_and_wrong_ones_are_noticed() -> None:
     for index, signal in enumerate(watch._read(watch._find())["X"]):
-        check_units(Recording(f"recording {index}", signal, 50.0, 0.0), CARD)
+        check_units(f"recording {index}", watch.CHANNELS, signal.T[np.newaxis])
         for wrong in ([9.80665] * 3 + [1] * 3, [1000] * 3 + [1] * 3, [1] * 3 + [180 / np.pi] * 3):
             with pytest.raises(UserError, match="it looks like"):
-                check_units(Recording("wrong", signal * wrong, 50.0, 0.0), CARD)
+                check_units("wrong", watch.CHANNELS, (signal * wrong).T[np.newaxis])
 
 
 def test_acceleration_without_gravity_is_judged_too(signal: Signal, write: Write) -> None:

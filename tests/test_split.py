@@ -9,7 +9,7 @@ import pytest
 from client.app import _own_windows
 from shared.data import DataSettings, load
 from shared.data.__main__ import main
-from shared.data.folder import DESCRIPTION
+from shared.data.folder import DESCRIPTION, load_own, write_folder
 from shared.data.partition import by_person
 from shared.data.split import split_people
 from shared.errors import UserError
@@ -58,6 +58,29 @@ def test_a_client_takes_exactly_one_person_who_trains(tmp_path: Path) -> None:
         _own_windows(own)
     (own / "person_2.npz").write_bytes((people / "person_2.npz").read_bytes())
     assert _own_windows(own).people == [2]
+
+
+def test_a_client_takes_the_description_of_the_study_as_it_is(cases: Path, tmp_path: Path) -> None:
+    train, test = load(settings("synthetic"))
+    study, own = tmp_path / "study", tmp_path / "own"
+    write_folder(study, train, test)
+    own.mkdir()
+    for name in (DESCRIPTION, "person_2.npz"):
+        (own / name).write_bytes((study / name).read_bytes())
+    assert _own_windows(own).x.tobytes() == train.of([2]).x.tobytes()
+    (own / "person_2.npz").rename(tmp_path / "person_2.npz")
+    (own / "person_5.npz").write_bytes((study / "person_5.npz").read_bytes())
+    with pytest.raises(UserError, match=r"one person, who trains; found training people \[\] and test people \[5\]"):
+        load_own(own)
+    with pytest.raises(UserError, match=r"test_people \[6\] have no file"):  # whoever loads the whole study is told
+        load(settings("folder", own))
+
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for name in (DESCRIPTION, "person_2.npz"):
+        (mixed / name).write_bytes((cases / "ms2-declared-g" / name).read_bytes())
+    with pytest.raises(UserError, match="it looks like m/s²"):
+        _own_windows(mixed)
 
 
 @pytest.mark.parametrize(("test_people", "found"), [([], r"people \[1, 2\] and test"), ([2], r"test people \[2\]")])

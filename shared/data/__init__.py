@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from shared.data import folder, synthetic, uci_har, watch
-from shared.data.partition import by_person
+from shared.data.partition import by_person, each_person
+from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Windows
 from shared.errors import UserError, choose
 from shared.settings import NO_IDENTITY, Settings
@@ -38,12 +39,21 @@ class DataSettings(Settings):
 
 
 def load(settings: DataSettings) -> tuple[Windows, Windows]:
-    """Load a data set as (train, test), split by person.
+    """Load a data set as (train, test), split by person; channels that never change are warned of.
 
     Raises:
         UserError: An unknown data set, bad data, a person in both parts, or a holdout that names people who are
             not in the training part or leaves nobody to train on.
     """
+    train, test = _load(settings)
+    statistics = {
+        windows.people[0]: ChannelStatistics.of(windows) for part in (train, test) for windows in each_person(part)
+    }
+    warn_of_constant(statistics, train.meta.channels)
+    return train, test
+
+
+def _load(settings: DataSettings) -> tuple[Windows, Windows]:
     train, test = choose("data set", DATASETS, settings.name)(settings.path)
     if settings.holdout:
         rest = without(train.people, settings.holdout, train.meta.name)
@@ -101,5 +111,5 @@ def training_people(settings: DataSettings) -> People:
         if settings.holdout:
             train = without(train, settings.holdout, files.meta.name)
         return People(train, files.read)
-    windows, _ = load(settings)
+    windows, _ = _load(settings)
     return People(windows.people, dict(zip(windows.people, by_person(windows), strict=True)).__getitem__)

@@ -8,6 +8,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +18,7 @@ from shared.data.download import INNER_SHA256, OUTER_SHA256, URL, download_uci_h
 from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
 from shared.data.uci_har import download_target
-from shared.data.windows import Windows
+from shared.data.windows import UNLABELLED, Windows
 from shared.errors import run_command
 
 _LISTED = 50
@@ -65,16 +66,16 @@ def info(settings: DataSettings, console: Console) -> None:
 
 
 def _people_table(train: Windows, test: Windows) -> Table:
-    """Count the windows of each person (rows) and class (columns)."""
+    """Count the windows of each person (rows) and class (columns), and those that have a label and that have none."""
     table = Table("part", "person", title="windows", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for name in train.meta.classes:
         table.add_column(name.replace("_", " "), justify="right")  # long names wrap at spaces
-    table.add_column("all", justify="right")
+    for name in ("labelled", "not labelled"):
+        table.add_column(name, justify="right")
     for part, windows in (("train", train), ("test", test)):
         for person in windows.people:
-            labels = windows.of([person]).y
-            counts = [int((labels == k).sum()) for k in range(len(train.meta.classes))]
-            table.add_row(part, str(person), *map(str, counts), str(len(labels)))
+            counts = np.bincount(windows.of([person]).y - UNLABELLED, minlength=len(train.meta.classes) + 1).tolist()
+            table.add_row(part, str(person), *map(str, (*counts[1:], sum(counts[1:]), counts[0])))
         table.add_section()
     return table
 

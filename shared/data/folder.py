@@ -7,7 +7,7 @@
       "rate": 50.0,                                     samples per second (Hz), above 0
       "channels": ["total_acc_x", "total_acc_y", ...],  C names; see ``shared.data.windows.Meta``
       "units": ["g", "g", ...],                         one per channel; "g" and "rad/s" for known sensors
-      "classes": ["sitting", "walking", ...],           activity names; label k is the k-th of them
+      "classes": ["sitting", "walking", ...],           activity names; label k is the k-th of them; may be empty
       "test_people": [3, 7],                            these test, all others train; may be empty
       "feature_names": []                               optional: names of F features of each window
     }
@@ -16,11 +16,13 @@
 
     ====================  =======================  ==================================================
     ``x``                 float (N, C, T)          windows in the units of the description
-    ``y``                 int or text (N,)         labels: 0..K-1, or names among the classes
+    ``y``                 int or text (N,)         labels: 0..K-1, or names among the classes; -1 or "": not
+                                                   labelled; may be left out where no window is
     ``features``          float (N, F)             only where there are feature names
     ====================  =======================  ==================================================
 
-C and T are the same for everybody. Nothing is unpickled, so a file from elsewhere runs no code.
+C and T are the same for everybody. Numbers that no worn sensor measures in the units of the description are refused.
+Nothing is unpickled, so a file from elsewhere runs no code.
 """
 
 import json
@@ -38,13 +40,13 @@ from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 
 from shared.data.archive import DAMAGE
 from shared.data.partition import each_person
-from shared.data.windows import Meta, Windows
+from shared.data.windows import UNLABELLED, Meta, Windows, expected_labels
 from shared.errors import UserError, nearest
 from shared.files import open_atomic, write_atomic
+from shared.plausible import SENSORS, check_units
 from shared.settings import Settings
 
 DESCRIPTION = "dataset.json"
-SENSOR_UNITS = {"total_acc": "g", "body_acc": "g", "gyro": "rad/s"}
 _PERSON = re.compile(r"person_(\d+)\.npz")
 
 
@@ -57,7 +59,7 @@ class Description(BaseModel):
     rate: PositiveFloat
     channels: tuple[str, ...] = Field(min_length=1)
     units: tuple[str, ...]
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[str, ...]
     test_people: tuple[int, ...]
     feature_names: tuple[str, ...] = ()
 
@@ -131,6 +133,27 @@ class PersonFiles:
         """T of the first person."""
         first = self.people[0]
         return int(_read_person(self._files[first], first, self.meta).x.shape[2])
+
+
+def load_own(path: Path) -> Windows:
+    """Read a client's own folder: the file of its person, beside the study's ``dataset.json`` as it is.
+
+    Args:
+        path: The folder; the description's test people need no file in it.
+
+    Raises:
+        UserError: A missing or damaged file, windows that do not fit the description, or not exactly one person, who
+            trains.
+    """
+    description = _read_description(path)
+    files, test_people = _person_files(path), set(description.test_people)
+    train = sorted(set(files) - test_people)
+    if len(files) != 1 or not train:
+        raise UserError(
+            f"the node's data folder {path} must hold the windows of exactly one person, who trains; found training "
+            f"people {train} and test people {sorted(set(files) & test_people)}"
+        )
+    return _read_person(files[train[0]], train[0], _meta(description, path / DESCRIPTION))
 
 
 def write_folder(folder: Path, train: Windows, test: Windows) -> None:
@@ -230,6 +253,8 @@ def _meta(description: Description, place: Path) -> Meta:
     for field in ("channels", "classes", "feature_names"):
         if twice := [name for name, count in Counter(getattr(description, field)).items() if count > 1]:
             raise UserError(f"{place}: {field} must be unique, found {', '.join(twice)} more than once")
+    if not all(description.classes):
+        raise UserError(f"{place}: classes must have names, found an empty one, which stands for no label")
     channels, units = description.channels, description.units
     if len(units) != len(channels) or not all(units):
         raise UserError(f"{place}: expected a unit for each of {len(channels)} channels, found {list(units)}")
@@ -243,7 +268,7 @@ def _meta(description: Description, place: Path) -> Meta:
     )
     for triad in meta.triads:
         for channel in triad.channels:
-            if units[channel] != (unit := SENSOR_UNITS[triad.kind]):
+            if units[channel] != (unit := SENSORS[triad.kind].unit):
                 raise UserError(
                     f"{place}: channel {channels[channel]!r} must be in {unit}, found {units[channel]!r}; convert "
                     "the windows, or name the channel otherwise"
@@ -270,14 +295,15 @@ def _person_files(folder: Path) -> dict[int, Path]:
 def _read_person(path: Path, person: int, meta: Meta) -> Windows:
     """Read the windows of one person and check them against the description."""
     arrays = _read_arrays(path)
-    expected = {"x", "y", "features"} if meta.feature_names else {"x", "y"}
-    if set(arrays) != expected:
-        raise UserError(f"{path}: expected the arrays {sorted(expected)}, found {sorted(arrays)}")
+    expected = {"x", "features"} if meta.feature_names else {"x"}
+    if set(arrays) - {"y"} != expected:
+        raise UserError(f"{path}: expected the arrays {sorted(expected)} and optionally y, found {sorted(arrays)}")
     x = _floats(path, "x", arrays["x"], (None, len(meta.channels), None))
     features = None
     if meta.feature_names:
         features = _floats(path, "features", arrays["features"], (len(x), len(meta.feature_names)))
-    y = _labels(path, arrays["y"], len(x), meta.classes)
+    y = _labels(path, arrays["y"], len(x), meta.classes) if "y" in arrays else np.full(len(x), UNLABELLED, np.int64)
+    check_units(str(path), meta.channels, x)
     return Windows(x, y, np.full(len(x), person, np.int64), meta, features)
 
 
@@ -285,8 +311,10 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read an npz file without unpickling anything."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if any(member.comment for member in arrays.zip.infolist()):  # a damaged length, which hides what follows
+                raise ValueError("a member has a comment")
             return dict(arrays)
-    except (*DAMAGE, TypeError) as error:  # TypeError: a single array, which is no archive of them
+    except (*DAMAGE, TypeError, AttributeError) as error:  # the last two: a single array, which is no archive of them
         raise UserError(f"{path}: expected an npz file of plain arrays, found what is none ({error})") from error
 
 
@@ -314,10 +342,14 @@ def _labels(path: Path, y: NDArray[Any], n: int, classes: tuple[str, ...]) -> ND
     if y.shape != (n,) or y.dtype.kind not in "iuU":
         raise UserError(f"{path}: expected y as int or text ({n},), found {y.dtype} {y.shape}")
     if y.dtype.kind == "U":
-        if unknown := sorted({str(label) for label in y} - set(classes)):
+        numbers = {name: number for number, name in enumerate(classes)} | {"": UNLABELLED}
+        if unknown := sorted({str(label) for label in y} - set(numbers)):
             hint = nearest(unknown[0], classes)
-            raise UserError(f"{path}: unknown label {unknown[0]!r}{hint}; expected one of: {', '.join(classes)}")
-        return np.array([classes.index(label) for label in y], np.int64)
-    if y.min() < 0 or y.max() >= len(classes):
-        raise UserError(f"{path}: expected labels 0..{len(classes) - 1}, found {y.min()}..{y.max()}")
+            known = ", ".join(classes) or "none"
+            raise UserError(
+                f"{path}: unknown label {unknown[0]!r}{hint}; the classes are {known}; an empty text is no label"
+            )
+        return np.array([numbers[str(label)] for label in y], np.int64)
+    if y.min() < UNLABELLED or y.max() >= len(classes):
+        raise UserError(f"{path}: {expected_labels(classes)}, found {y.min()}..{y.max()}")
     return y.astype(np.int64)

@@ -57,14 +57,14 @@ def cut(windows: Windows, people: int, size: int) -> Windows:
 
 
 def draw_labels(windows: Windows, per_class: int | None, seed: int) -> NDArray[np.int64]:
-    """Choose the labelled windows of a label regime: a number of windows per person and class.
+    """Choose the windows of a label regime among the labelled ones: a number of windows per person and class.
 
     Each person and class has a generator of its own, so a person's draw does not depend on who else is there,
     and a draw of fewer labels is a part of a draw of more with the same seed.
 
     Args:
         windows: The windows to choose from.
-        per_class: Windows per person and class; somebody who has fewer gives all. None: every window.
+        per_class: Windows per person and class; somebody who has fewer gives all. None: every labelled window.
         seed: Seed of the draw.
 
     Returns:
@@ -74,7 +74,7 @@ def draw_labels(windows: Windows, per_class: int | None, seed: int) -> NDArray[n
         UserError: ``per_class`` below 1.
     """
     if per_class is None:
-        return np.arange(len(windows))
+        return np.flatnonzero(windows.labelled)
     if per_class < 1:
         raise UserError(f"labels per person and class must be at least 1, found {per_class}")
     chosen = [rows[:per_class] for rows in _shuffled_cells(windows, seed).values()]
@@ -82,14 +82,14 @@ def draw_labels(windows: Windows, per_class: int | None, seed: int) -> NDArray[n
 
 
 def draw_fraction(windows: Windows, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Choose a fraction of the windows as labelled, stratified by class and, within it, by person.
+    """Choose a fraction of the labelled windows, stratified by class and, within it, by person.
 
     Each class gets its rounded share, at least one window; within a class the people's shares are rounded so
     that they sum to it, starting from a person drawn by the seed.
 
     Args:
         windows: The windows to choose from.
-        fraction: Share of the windows, above 0 and at most 1.
+        fraction: Share of the labelled windows, above 0 and at most 1.
         seed: Seed of the draw.
 
     Returns:
@@ -102,7 +102,7 @@ def draw_fraction(windows: Windows, fraction: float, seed: int) -> NDArray[np.in
         raise UserError(f"the fraction of labels must be above 0 and at most 1, found {fraction}")
     cells = _shuffled_cells(windows, seed)
     chosen = [np.empty(0, np.int64)]
-    for label in np.unique(windows.y).tolist():
+    for label in np.unique(windows.y[windows.labelled]).tolist():
         rows = [cell for (_, of_label), cell in cells.items() if of_label == label]
         order = np.random.default_rng([seed, label]).permutation(len(rows))
         sizes = np.array([len(rows[i]) for i in order])
@@ -114,11 +114,12 @@ def draw_fraction(windows: Windows, fraction: float, seed: int) -> NDArray[np.in
 
 
 def _shuffled_cells(windows: Windows, seed: int) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """Return the row indices of each (person, class), in an order drawn from (seed, person, class)."""
+    """Return the labelled rows of each (person, class), in an order drawn from (seed, person, class)."""
     if seed < 0:
         raise UserError(f"the seed must not be negative, found {seed}")
     cells = {}
-    for person, label in np.unique(np.stack([windows.subject, windows.y], axis=1), axis=0).tolist():
+    present = np.stack([windows.subject, windows.y], axis=1)[windows.labelled]
+    for person, label in np.unique(present, axis=0).tolist():
         rows = np.flatnonzero((windows.subject == person) & (windows.y == label))
         cells[person, label] = np.random.default_rng([seed, person, label]).permutation(rows)
     return cells

@@ -1,6 +1,7 @@
 """Channel statistics that add up, so that a federation can standardise without pooling windows."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,16 @@ from numpy.typing import NDArray
 from shared.data.windows import Windows
 from shared.errors import UserError
 
+LOG = logging.getLogger(__name__)
+
 SMALLEST_STD = 1e-6
 """Floor of a standard deviation, in the channel's unit: a constant channel must not divide by zero."""
+
+CONSTANT = 1e-7
+"""A channel is constant whose standard deviation is at most this share of its mean, or ``SMALLEST_STD``."""
+
+LISTED = 10
+"""People whose ids a warning lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +74,28 @@ class ChannelStatistics:
         variance = self.squares / self._counted() - np.square(self.mean)
         return np.maximum(np.sqrt(np.maximum(variance, 0)), SMALLEST_STD)
 
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Which channels never change, bool (C,)."""
+        limits: NDArray[np.float64] = np.maximum(CONSTANT * np.abs(self.mean), SMALLEST_STD)
+        return self.std <= limits
+
     def _counted(self) -> int:
         if self.count < 1:
             raise UserError("channel statistics of no windows have no mean or standard deviation")
         return self.count
+
+
+def warn_of_constant(people: Mapping[int, ChannelStatistics], channels: Sequence[str]) -> None:
+    """Log a warning of each channel that never changes in all windows of a person: its sensor may be broken or missing.
+
+    Args:
+        people: Statistics of each person's windows.
+        channels: C names.
+    """
+    constant = {person: statistics.constant for person, statistics in people.items()}
+    for index, channel in enumerate(channels):
+        if whose := [person for person, found in constant.items() if found[index]]:
+            ids = ", ".join(map(str, whose[:LISTED])) + (", ..." if len(whose) > LISTED else "")
+            count = f"{len(whose)} of {len(people)} people" if len(people) > 1 else "person"
+            LOG.warning("channel %s never changes in the windows of %s %s: is the sensor broken?", channel, count, ids)

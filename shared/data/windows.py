@@ -1,26 +1,15 @@
 """The one container for sensor windows: signals, labels, people and features travel together."""
 
-import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import UserError
+from shared.plausible import Triad, find_triads
 
-SENSORS = ("total_acc", "body_acc", "gyro")
-"""Kinds of three-axis sensor: acceleration with gravity (g), without gravity (g), rotation rate (rad/s)."""
-
-_AXIS = re.compile(rf"(?:(?P<place>\w+)_)?(?P<kind>{'|'.join(SENSORS)})_(?P<axis>[xyz])")
-
-
-@dataclass(frozen=True)
-class Triad:
-    """A three-axis sensor: what it measures, where it is worn ("" if unsaid) and its x, y, z channels."""
-
-    kind: str
-    place: str
-    channels: tuple[int, int, int]
+UNLABELLED = -1
+"""The label of a window whose activity nobody has told."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +36,7 @@ class Meta:
     @property
     def triads(self) -> tuple[Triad, ...]:
         """The complete three-axis sensors among the channels, in channel order."""
-        found: dict[tuple[str, str], dict[str, int]] = {}
-        for index, name in enumerate(self.channels):
-            if match := _AXIS.fullmatch(name):
-                found.setdefault((match["kind"], match["place"] or ""), {})[match["axis"]] = index
-        return tuple(
-            Triad(kind, place, (axes["x"], axes["y"], axes["z"]))
-            for (kind, place), axes in found.items()
-            if len(axes) == 3
-        )
+        return find_triads(self.channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +48,7 @@ class Windows:
 
     Args:
         x: float32 (N, C, T) in physical units.
-        y: int64 (N,) labels, indices of ``meta.classes``.
+        y: int64 (N,) labels: indices of ``meta.classes``, or ``UNLABELLED``.
         subject: int64 (N,) person ids.
         meta: What the numbers mean.
         features: float32 (N, F) shipped with the data set, or None.
@@ -97,10 +78,8 @@ class Windows:
         for field, value in columns.items():
             if len(value) != n:
                 raise UserError(f"{name}: {n} windows, but {len(value)} rows of {field}")
-        if n and not (self.y.min() >= 0 and self.y.max() < len(self.meta.classes)):
-            raise UserError(
-                f"{name}: labels must be 0..{len(self.meta.classes) - 1}, found {self.y.min()}..{self.y.max()}"
-            )
+        if n and not (self.y.min() >= UNLABELLED and self.y.max() < len(self.meta.classes)):
+            raise UserError(f"{name}: {expected_labels(self.meta.classes)}, found {self.y.min()}..{self.y.max()}")
         bad = ~np.isfinite(self.x).all(axis=(1, 2))
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
@@ -124,6 +103,12 @@ class Windows:
         )
 
     @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which windows have a label, bool (N,)."""
+        mask: NDArray[np.bool_] = self.y != UNLABELLED
+        return mask
+
+    @property
     def people(self) -> list[int]:
         """The person ids present, ascending."""
         return [int(s) for s in np.unique(self.subject)]
@@ -137,3 +122,9 @@ class Windows:
         if missing := sorted(set(people) - set(self.people)):
             raise UserError(f"{self.meta.name}: unknown people {missing}; there are {self.people}")
         return self[np.isin(self.subject, people)]
+
+
+def expected_labels(classes: tuple[str, ...]) -> str:
+    """Say which labels windows of these classes may have."""
+    known = f"0..{len(classes) - 1} or " if classes else ""
+    return f"expected labels {known}{UNLABELLED} (not labelled)"

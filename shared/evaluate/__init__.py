@@ -10,7 +10,7 @@ from shared.evaluate.comparison import bootstrap_mean, paired_difference
 from shared.evaluate.knn import choose_k, nearest_neighbours
 from shared.evaluate.linear import C_GRID, LinearProbe, choose_C, fit_linear_probe
 from shared.evaluate.protocols import PROTOCOLS, Fitted, Part, Protocol, applicable, evaluate_once, probe
-from shared.evaluate.report import ProbeReport, ProbeResult, mean_std
+from shared.evaluate.report import ProbeReport, ProbeResult, mean_std, unseen_classes
 from shared.evaluate.representation import (
     BASELINES,
     Embeddings,
@@ -58,4 +58,5 @@ __all__ = [
     "print_table",
     "probe",
     "spread",
+    "unseen_classes",
 ]

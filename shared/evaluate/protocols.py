@@ -21,7 +21,7 @@ from shared.evaluate.collapse import spread
 from shared.evaluate.knn import choose_k, nearest_neighbours
 from shared.evaluate.linear import check_embeddings, fit_linear_probe
 from shared.evaluate.networks import fit_finetuned, fit_head, fit_supervised
-from shared.evaluate.report import SUPERVISED, ProbeReport, ProbeResult, judge
+from shared.evaluate.report import SUPERVISED, ProbeReport, ProbeResult, judge, unseen_classes
 from shared.evaluate.representation import Embeddings, Representation
 from shared.evaluate.selection import REGIMES, draw_regime
 
@@ -34,6 +34,11 @@ class Part:
 
     windows: Windows
     z: Embeddings
+
+    def labelled(self) -> "Part":
+        """The windows that have a label."""
+        mask = self.windows.labelled
+        return Part(self.windows[mask], self.z[mask])
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def applicable(representation: Representation, protocols: Sequence[str]) -> list
 def evaluate_once(
     protocol: str, train: Part, test: Part, encoder: Encoder | None, regime: str, seed: int
 ) -> ProbeResult:
-    """Fit a fresh classifier to training people and score it on test people.
+    """Fit a fresh classifier to training people and score it on the labelled windows of test people.
 
     Args:
         protocol: A key of ``PROTOCOLS``.
@@ -147,16 +152,19 @@ def evaluate_once(
         seed: Of the draw of labels and of the training.
 
     Raises:
-        UserError: No windows, embeddings that do not belong to them, test people among the training people, or too
-            few people or classes among the drawn windows.
+        UserError: No windows, embeddings that do not belong to them, test people among the training people, no labels
+            of test people, or too few people or classes among the drawn windows.
     """
     if both := sorted(set(train.windows.people) & set(test.windows.people)):
         raise UserError(f"{test.windows.meta.name}: people {both} are in both the training and the test part")
     check_embeddings(test.windows, test.z)
+    judged = test.labelled()
+    if not len(judged.windows):
+        raise UserError(f"{test.windows.meta.name}: no window of the test people is labelled: nothing can be scored")
     fitted = PROTOCOLS[protocol].fit(train, encoder, regime, seed)
     return judge(
-        test.windows,
-        fitted.predict(test),
+        judged.windows,
+        fitted.predict(judged),
         protocol=protocol,
         regime=regime,
         seed=seed,
@@ -224,7 +232,7 @@ def _parts(representation: Representation, train: Windows, test: Windows, seed: 
 
 
 def _report(parts: tuple[Part, Part], encoder: Encoder | None, results: list[ProbeResult]) -> ProbeReport:
-    """Put the results together with what they are of, and warn about embeddings that look collapsed."""
+    """Put the results together with what they are of, and warn of embeddings that look collapsed."""
     train, test = parts
     embeddings = spread(train.z) if train.z.shape[1] else None
     for warning in embeddings.warnings if embeddings else ():
@@ -232,9 +240,10 @@ def _report(parts: tuple[Part, Part], encoder: Encoder | None, results: list[Pro
     return ProbeReport(
         data=train.windows.meta.name,
         classes=list(train.windows.meta.classes),
-        train_people=train.windows.people,
-        test_people=test.windows.people,
+        train_people=train.labelled().windows.people,
+        test_people=test.labelled().windows.people,
         dim=train.z.shape[1] if encoder is None else encoder.dim,
         results=results,
         embeddings=embeddings,
+        notes=unseen_classes(train.windows, test.windows),
     )

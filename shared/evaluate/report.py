@@ -30,10 +30,10 @@ class ProbeResult(BaseModel):
         C: The inverse strength of the penalty that held-out training people chose ("linear", "finetune").
         k: The number of neighbours that they chose ("knn").
         epochs: The passes over the labelled windows that they chose ("head", "finetune", "supervised").
-        accuracy: Share of the test windows that are right.
+        accuracy: Share of the labelled test windows that are right.
         macro_f1: Mean of the F1 scores of the classes that the test people have.
         confusion: Windows by (true class, predicted class).
-        per_person: Accuracy of each test person.
+        per_person: Accuracy of each test person who has labels.
         worst_person: The test person of the lowest accuracy.
     """
 
@@ -69,11 +69,12 @@ class ProbeReport(BaseModel):
     Args:
         data: Name of the data set.
         classes: Activity names, in the order of the confusion matrices.
-        train_people: Whose labels could be drawn.
-        test_people: Who was judged on.
+        train_people: Whose labels could be drawn; others have none.
+        test_people: Who was judged on; others have no labels.
         dim: D, the width of the embeddings.
         results: One result per seed, protocol and regime.
         embeddings: How the training people's embeddings are spread (of the first seed); None where there are none.
+        notes: What the scores suffer from and no encoder can help, in words.
         trainings: Run folders, relative to the report's, where each seed has a training of its own; else empty.
     """
 
@@ -86,6 +87,7 @@ class ProbeReport(BaseModel):
     dim: int
     results: list[ProbeResult]
     embeddings: EmbeddingSpread | None = None
+    notes: list[str] = []
     trainings: list[str] = []
 
     @property
@@ -154,7 +156,7 @@ def judge(
     labels: int,
     choices: Mapping[str, float],
 ) -> ProbeResult:
-    """Score predicted labels (N,) of the test windows; the rest is passed on into the result."""
+    """Score predicted labels (N,) of test windows, which are all labelled; the rest is passed on into the result."""
     right = predicted == test.y
     per_person = {person: float(right[test.subject == person].mean()) for person in test.people}
     return ProbeResult.model_validate(
@@ -173,6 +175,15 @@ def judge(
             "worst_person": min(per_person, key=per_person.__getitem__),
         }
     )
+
+
+def unseen_classes(train: Windows, test: Windows) -> list[str]:
+    """Say of each class that no training window is labelled with how many test windows can only be wrong."""
+    classes, counts = np.unique(test.y[test.labelled & ~np.isin(test.y, train.y)], return_counts=True)
+    return [
+        f"{test.meta.classes[k]} has no labelled training window: its {count} test windows count as wrong"
+        for k, count in zip(classes, counts, strict=True)
+    ]
 
 
 def mean_std(scores: Sequence[float]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from shared.data.windows import Windows
 from shared.errors import UserError
 
 REGIMES = ("1", "2", "3", "4", "5", "6", "all")
-"""Labels per person and class. A share of the windows, such as "1%" or "10%", is understood too."""
+"""Labels per person and class. A share of the labelled windows, such as "1%" or "10%", is understood too."""
 
 FOLDS = 3
 """Groups of training people that take turns to be held out."""
@@ -21,16 +21,21 @@ Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def draw_regime(train: Windows, regime: str, seed: int) -> NDArray[np.int64]:
-    """Return the sorted indices of the windows whose labels a regime reveals.
+    """Return the sorted indices of the windows whose labels a regime reveals; those without a label are never drawn.
 
     Args:
         train: The windows to draw from.
-        regime: A number of labels per person and class, "all", or a percentage of the windows, such as "10%".
+        regime: A number of labels per person and class, "all", or a percentage of the labelled windows, such as "10%".
         seed: Of the draw; "all" does not depend on it.
 
     Raises:
-        UserError: Any other regime.
+        UserError: Any other regime, or windows of which none is labelled.
     """
+    if not train.labelled.any():
+        raise UserError(
+            f"{train.meta.name}: no window of the training people is labelled: a probe needs labels of at least 2 "
+            "people and 2 classes"
+        )
     if regime == "all":
         return draw_labels(train, None, seed)
     if re.fullmatch(r"[1-9]\d*", regime):

@@ -30,7 +30,8 @@ def print_table(reports: Mapping[str, ProbeReport], console: Console | None = No
     """Print a table for each protocol: accuracy by regime, then macro-F1 and the worst person, one row a report.
 
     The last two are of regime "all", or of the last regime that all reports have. A second table, where there are
-    several reports of the same people, compares each with the first. A supervised baseline stands in every table.
+    several reports of the same people, compares each with the first. A supervised baseline stands in every table. The
+    reports' notes follow.
 
     Args:
         reports: Reports by the name of their row.
@@ -56,6 +57,8 @@ def print_table(reports: Mapping[str, ProbeReport], console: Console | None = No
         }
         if len(same) > 1:
             console.print(_differences(same, protocol, common))
+    for note in dict.fromkeys(chain(*(report.notes for report in reports.values()))):
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _scores(reports: Mapping[str, ProbeReport], protocol: str, regimes: Sequence[str], last: str) -> Table:

@@ -71,7 +71,7 @@ class Maps:
 
 
 def draw_maps(runs: Sequence[Run], sample: int) -> Maps:
-    """Draw raw windows, expert features and each encoder's embeddings of the same test windows.
+    """Draw raw windows, expert features and each encoder's embeddings of the same labelled test windows.
 
     Args:
         runs: Those with a configuration and an encoder are drawn, on the data of the first.
@@ -86,10 +86,13 @@ def draw_maps(runs: Sequence[Run], sample: int) -> Maps:
         train, test = load(data)
     except UserError as error:
         return Maps(0, [], [], [], [*notes, f"the windows could not be loaded: {error}"])
+    if left_out := int((~test.labelled).sum()):
+        notes.append(f"{left_out} test windows without a label are left out")
+        test = test[test.labelled]
     rows = torch.randperm(len(test), generator=make_generator("report maps"))[:sample].sort().values
     windows = test[rows.numpy()]
     if len(windows) < LEAST:
-        return Maps(0, [], [], [], [*notes, f"{len(windows)} windows are too few for a map"])
+        return Maps(0, [], [], [], [*notes, f"{len(windows)} labelled windows are too few for a map"])
     maps = [
         _draw(name, number, z, windows)
         for number, (name, z) in enumerate(_representations(able, train, windows, notes))

@@ -4,7 +4,7 @@ import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -56,6 +56,7 @@ def render(runs: Sequence[Run], sample: int) -> str:
         groups=groups,
         comparisons=[compare(one) for one in groups],
         spreads=[run for run in runs if run.probe is not None and run.probe.embeddings is not None],
+        notes=dict.fromkeys(chain(*(run.probe.notes for run in runs if run.probe is not None))),
         accuracy=[figures.accuracy(g, look, f"accuracy-{n}") for n, g in enumerate(groups)],
         labels_words=labels_words,
         unjudged=_unjudged(runs),

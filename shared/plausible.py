@@ -1,0 +1,94 @@
+"""Which channels are a three-axis sensor, and are their numbers in the units that they are said to be in?
+
+Recordings and data sets are checked alike. Needs numpy only, so that it can be used where there is no torch.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import UserError
+
+
+class Plausible(NamedTuple):
+    """Magnitudes that a sensor worn by a person can measure.
+
+    Args:
+        unit: That it must be in.
+        expected: Magnitude, in words.
+        quantile: Of all magnitudes, what lies between ``low`` and ``high``.
+        low: In our unit.
+        high: In our unit.
+        others: Units that others use, per unit of ours.
+    """
+
+    unit: str
+    expected: str
+    quantile: float
+    low: float
+    high: float
+    others: dict[str, float]
+
+
+ACCELERATION = {"m/s²": 9.80665, "mg": 1000.0}
+SENSORS = {
+    "total_acc": Plausible("g", "with a median magnitude of about 1 (0.5 to 5)", 0.5, 0.5, 5.0, ACCELERATION),
+    "body_acc": Plausible("g", "with a median magnitude below 3", 0.5, 0.0, 3.0, ACCELERATION),
+    "gyro": Plausible("rad/s", "with 95 % of the magnitudes below 20", 0.95, 0.0, 20.0, {"degrees/s": 180 / math.pi}),
+}
+"""By kind of three-axis sensor (acceleration with gravity, acceleration without, rotation rate), the surest first.
+An accelerometer at rest measures gravity, 1 g. At a wrist in quick exercises half of the magnitudes lie above 2.5 g,
+and 5 % of the rotation rates above 10 rad/s; the limits leave room for more."""
+
+_AXIS = re.compile(rf"(?:(?P<place>\w+)_)?(?P<kind>{'|'.join(SENSORS)})_(?P<axis>[xyz])")
+
+
+@dataclass(frozen=True)
+class Triad:
+    """A three-axis sensor: what it measures, where it is worn ("" if unsaid) and its x, y, z channels."""
+
+    kind: str
+    place: str
+    channels: tuple[int, int, int]
+
+
+def find_triads(channels: Sequence[str]) -> tuple[Triad, ...]:
+    """Return the complete three-axis sensors among channels, in channel order."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for index, name in enumerate(channels):
+        if match := _AXIS.fullmatch(name):
+            found.setdefault((match["kind"], match["place"] or ""), {})[match["axis"]] = index
+    return tuple(
+        Triad(kind, place, (axes["x"], axes["y"], axes["z"])) for (kind, place), axes in found.items() if len(axes) == 3
+    )
+
+
+def check_units(source: str, channels: Sequence[str], x: NDArray[np.floating[Any]]) -> None:
+    """Refuse magnitudes that no human movement has in the sensors' units; name the unit that they look like.
+
+    Only three-axis sensors can be judged. People who sit still turn so slowly that degrees per second go unnoticed.
+
+    Args:
+        source: What to call the numbers in a message.
+        channels: C names.
+        x: (N, C, T) windows of one person, or one long recording (1, C, T).
+
+    Raises:
+        UserError: Names the sensor, what was expected and what was found.
+    """
+    kinds = list(SENSORS)
+    for triad in sorted(find_triads(channels), key=lambda triad: kinds.index(triad.kind)):
+        limits = SENSORS[triad.kind]
+        magnitude = np.linalg.norm(x[:, list(triad.channels)].astype(np.float64), axis=1)
+        value = float(np.quantile(magnitude, limits.quantile))
+        if not limits.low <= value <= limits.high:
+            others = (unit for unit, factor in limits.others.items() if limits.low <= value / factor <= limits.high)
+            unit = next(others, None)
+            hint = "" if unit is None else f": it looks like {unit}; divide it by {limits.others[unit]:.5f}"
+            name = channels[triad.channels[0]].removesuffix("_x")
+            raise UserError(f"{source}: {name} must be in {limits.unit}, {limits.expected}, found {value:.3g}{hint}")
