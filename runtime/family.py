@@ -2,7 +2,7 @@
 
 Runs the command until it ends or until standard input does, which happens as soon as whoever started this is gone,
 also by ``kill -9``. Then every process of the family is ended and the folder is removed. The family is what descends
-from the command, and what has the folder as FLWR_HOME. The first finds Ray's agents, whose titles overwrite their
+from the command, and what has its FLWR_HOME in the folder. The first finds Ray's agents, whose titles overwrite their
 environment; the second finds what was started beside the command.
 """
 
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import psutil
@@ -67,7 +68,7 @@ def _family(home: str) -> list[psutil.Process]:
 
 def _has_home(process: psutil.Process, home: str) -> bool:
     try:
-        return process.environ().get("FLWR_HOME") == home
+        return Path(process.environ().get("FLWR_HOME", "/")).is_relative_to(home)
     except psutil.Error:  # gone, or somebody else's
         return False
 

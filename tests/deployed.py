@@ -1,33 +1,38 @@
 """A real federation in processes on the loopback address, with TLS and node authentication, for tests.
 
-Every process has a FLWR_HOME of its own, as every machine would. All are stopped at the end, however it comes.
+Every process has a FLWR_HOME of its own, as every machine would. All are stopped at the end, however it comes: a guard
+ends them when pytest is gone.
 """
 
 import os
 import shlex
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import psutil
 from rich.console import Console
 
+import runtime.family
 from deployment.__main__ import register_clients
 from runtime.superlink import SuperLink, flower_environment, flower_tool
 from shared.data.folder import DESCRIPTION
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS = 60
-STOP_SECONDS = 10
-RUN_SECONDS = 240
+PATIENCE = 900.0
+"""Seconds for anything that a test waits for. What fails says so by a process that ends; this is for what hangs."""
+
+_LOOK_SECONDS = 0.1
 
 
 class Deployment:
@@ -50,7 +55,6 @@ class Deployment:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             "OMP_NUM_THREADS": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
             "PYTHONDONTWRITEBYTECODE": "",
         }
         keys = [ROOT / "scripts" / "make-credentials.sh", self.credentials, "--nodes", str(clients), "--hosts", hosts]
@@ -72,10 +76,7 @@ class Deployment:
             f"--ssl-certfile {self.public}/server.pem --ssl-keyfile {self.credentials}/server.key "
             f"--enable-supernode-auth --superexec-auth-secret-file {self.credentials}/superexec.secret",
         )
-        deadline = time.monotonic() + START_SECONDS
-        while not self.healthy():
-            assert self.processes["superlink"].poll() is None and time.monotonic() < deadline, self.log("superlink")
-            time.sleep(0.2)
+        self.wait_for(self.healthy, "an answer of the SuperLink")
 
     def healthy(self) -> bool:
         trusted = ssl.create_default_context(cafile=self.public / "ca.crt")
@@ -85,11 +86,28 @@ class Deployment:
         except httpx.HTTPError:
             return False
 
+    def superlink(self) -> SuperLink:
+        """Return the SuperLink as its user sees it."""
+        home = self.base / "user"
+        home.mkdir(exist_ok=True)
+        return SuperLink(home, self.address, self.public / "ca.crt")
+
     def register(self) -> None:
         """Make the clients' keys known; a client that is not known gives up at once."""
-        home = self.base / "register"
-        home.mkdir()
-        register_clients(SuperLink(home, self.address, self.public / "ca.crt"), self.public, Console(quiet=True))
+        register_clients(self.superlink(), self.public, Console(quiet=True))
+
+    def wait_for(self, condition: Callable[[], Any], what: str, job: "subprocess.Popen[str] | None" = None) -> None:
+        """Wait until something has happened; fail at once when a part or the job has ended, and it has not."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            dead = [name for name, process in self.processes.items() if process.poll() is not None]
+            over = job is not None and job.poll() is not None
+            if condition():  # what they did before they ended counts
+                return
+            assert not dead, f"{what}: {dead[0]} has ended: {self.log(dead[0])}"
+            assert not over, f"{what}: the job has ended: {job and job.communicate()[0]}"
+            assert time.monotonic() < deadline, f"{what} took more than {PATIENCE:g} s"
+            time.sleep(_LOOK_SECONDS)
 
     def start_server(self) -> None:
         self.start(
@@ -126,7 +144,7 @@ class Deployment:
         return subprocess.Popen(
             [*command, "--credentials", str(self.public), *arguments],
             cwd=ROOT,
-            env=os.environ | self._environment | {"FEDHAR_RUNS": str(self.runs)},
+            env=os.environ | self._environment | {"FEDHAR_RUNS": str(self.runs), "FLWR_HOME": str(self.base / "job")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -136,7 +154,7 @@ class Deployment:
         """Run the job to its end and return its exit code and what it said."""
         process = self.job(*arguments)
         try:
-            told, _ = process.communicate(timeout=RUN_SECONDS)
+            told, _ = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
             process.wait()
@@ -150,6 +168,7 @@ class Deployment:
         environment = flower_environment(home) | self._environment
         if name.startswith("client"):
             environment["PATH"] = f"{ROOT / 'deployment' / 'bin'}{os.pathsep}{environment['PATH']}"
+            environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.2"
         with (self.base / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [*machine, flower_tool(tool), *arguments],
@@ -166,8 +185,8 @@ class Deployment:
         settings = settings.replace("8443", str(port)).replace("127.0.0.1:8000", self.address)
         (self.base / "nginx.conf").write_text(settings)
         with (self.base / "gateway.log").open("ab") as log:
-            self.processes["gateway"] = subprocess.Popen(
-                ["nginx", "-p", str(self.base), "-c", "nginx.conf"], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            self.processes["gateway"] = guarded(
+                self.base / "gateway", ["nginx", "-p", str(self.base), "-c", "nginx.conf"], log
             )
 
     def stop(self, name: str) -> None:
@@ -178,8 +197,8 @@ class Deployment:
             for member in family:
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
-            psutil.wait_procs(family, STOP_SECONDS)
-        process.wait(STOP_SECONDS)
+            psutil.wait_procs(family, PATIENCE)
+        process.wait(PATIENCE)
 
     def log(self, name: str) -> str:
         return (self.base / f"{name}.log").read_text(errors="replace")[-4000:]
@@ -187,18 +206,52 @@ class Deployment:
 
 @contextmanager
 def deployed(base: Path, clients: int, *, hosts: str = "", elsewhere: bool = False) -> Iterator[Deployment]:
-    """Start a SuperLink, the server and, unless they run elsewhere, the clients; all that runs ends with the block."""
+    """Start a SuperLink, the server and, unless they run elsewhere, the clients; all that runs ends with the block.
+
+    It ends with this process, too, however that comes, and then its folder is removed.
+    """
     deployment = Deployment(base, clients, hosts=hosts)
+    guard = guarded(base, ["sleep", "infinity"])
     try:
         deployment.start_superlink()
         deployment.start_server()
         deployment.register()
-        for partition in range(0 if elsewhere else clients):
+        here = range(0 if elsewhere else clients)
+        for partition in here:
             deployment.start_client(partition)
+        for partition in here:
+            deployment.wait_for(lambda name=f"client-{partition}": "SuperNode ID" in deployment.log(name), "a client")
         yield deployment
     finally:
         for name in list(deployment.processes):
             deployment.stop(name)
+        guard.send_signal(signal.SIGSTOP)  # nothing is left to end, and pytest keeps the folder of a test that failed
+        for process in psutil.Process(guard.pid).children():
+            process.kill()
+        guard.kill()
+        guard.communicate()
+
+
+def alive(base: Path) -> list[psutil.Process]:
+    """Return the processes of a deployment: each has a FLWR_HOME below its folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            ours = Path(process.environ().get("FLWR_HOME", "/")).is_relative_to(base)
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def guarded(folder: Path, command: Sequence[str], log: Any = None) -> "subprocess.Popen[bytes]":
+    """Start a command that ends, with all that has its FLWR_HOME in the folder, when this process does."""
+    return subprocess.Popen(
+        [sys.executable, "-P", runtime.family.__file__, str(folder), *command],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
 
 def remove_labels(people: Path, files: str = "person_*.npz") -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
-from deployed import ROOT, Deployment, deployed, remove_labels
+from deployed import PATIENCE, ROOT, Deployment, alive, deployed, remove_labels
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, subprocess_executor
 
@@ -27,9 +28,10 @@ from shared.data.split import split_people
 from shared.data.windows import UNLABELLED
 from shared.evaluate import ProbeReport
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PATIENCE)]
 
 SMALL = ["data.name=synthetic", "encoder.width=8", "federation.rounds=2", "federation.min_clients=3"]
+SMALL += [f"federation.join_timeout={PATIENCE:g}"]
 CONFIG = ["--config", "configs/demo.yaml", *SMALL, "data.holdout=[4]"]
 
 
@@ -50,7 +52,6 @@ def test_a_deployed_run_gives_the_encoder_of_the_simulation_byte_for_byte(federa
         env=os.environ | {"FEDHAR_RUNS": str(federation.runs), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert simulated.returncode == 0, simulated.stderr
@@ -87,9 +88,8 @@ def test_a_client_plays_the_code_of_the_run_and_keeps_its_state_to_itself(federa
 
 def test_forks_that_have_ended_are_collected(federation: Deployment) -> None:
     for partition in range(3):
-        family = psutil.Process(federation.processes[f"client-{partition}"].pid).children(recursive=True)
-        assert len(family) == 1, family
-        assert family[0].status() != psutil.STATUS_ZOMBIE
+        supernode = psutil.Process(federation.processes[f"client-{partition}"].pid)
+        federation.wait_for(lambda node=supernode: len(node.children(recursive=True)) == 1, "the SuperExec alone")
 
 
 def test_the_rules_for_run_folders_are_those_of_the_simulation(federation: Deployment) -> None:
@@ -106,6 +106,42 @@ def test_a_run_that_needs_more_clients_than_there_are_fails_with_the_reason(fede
     assert code == 2
     assert "3 of 3 registered clients are online" in told
     assert "9 are needed" in told
+
+
+TO_BE_KILLED = """
+import sys
+
+import psutil
+from pathlib import Path
+from deployed import deployed
+with deployed(Path(sys.argv[1]), clients=1) as running:
+    running.wait_for(lambda: len(psutil.Process(running.processes["client-0"].pid).children()), "its SuperExec")
+    running.job("--config", "configs/demo.yaml", "data.name=synthetic", "federation.join_timeout=1000")
+    print("all run", flush=True)
+    input()
+"""
+
+
+def test_a_deployment_ends_with_the_process_that_started_it_even_when_that_is_killed(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    killed = subprocess.Popen(
+        [sys.executable, "-c", TO_BE_KILLED, str(base)],
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert killed.stdout and killed.stdout.readline() == "all run\n"
+    started = alive(base)
+    assert len(started) >= 5, "a SuperLink, a server, a client of two processes, a job"
+    killed.kill()
+    killed.communicate()
+    assert not psutil.wait_procs(started, PATIENCE)[1]
+    deadline = time.monotonic() + PATIENCE
+    while base.exists():
+        assert time.monotonic() < deadline, list(base.iterdir())
+        time.sleep(0.1)
+    assert not alive(base)
 
 
 def test_flower_starts_its_task_processes_where_we_take_them_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +236,6 @@ def docker_answers() -> bool:
 
 
 @pytest.mark.skipif(not docker_answers(), reason="no Docker engine answers")
-@pytest.mark.timeout(900)
 def test_the_containers_train_and_bring_the_run_home(tmp_path: Path) -> None:
     data, runs = tmp_path / "deployment", tmp_path / "runs"
     data.mkdir()
@@ -220,7 +255,6 @@ def test_the_containers_train_and_bring_the_run_home(tmp_path: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=600,
             check=False,
         )
 
