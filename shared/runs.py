@@ -8,8 +8,9 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Literal, TextIO
 
 import psutil
@@ -91,20 +92,36 @@ def open_run(folder: Path, config: Config, way: Way, *, resume: bool, force: boo
             raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
         write_atomic(config_path, config.to_yaml())  # or the folder cannot be written, and this says so
         return
+    with _set_aside(folder) if force and config_path.is_file() else nullcontext():
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not config_path.is_file():
+                raise UserError(f"{folder} exists already and is not a run: choose another --name") from None
+            raise UserError(
+                f"the run {folder} exists already: choose another --name, continue it with --resume, "
+                "or replace it with --force"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {folder}: {error.strerror}: {error.filename}") from None
+        write_atomic(config_path, config.to_yaml())
+
+
+@contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """Remove a folder if the block ends well, and bring it back if what takes its place cannot be made."""
+    aside = folder.with_name(f".{folder.name}.{token_hex(4)}.old")
     try:
-        if force and config_path.is_file():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        if not config_path.is_file():
-            raise UserError(f"{folder} exists already and is not a run: choose another --name") from None
-        raise UserError(
-            f"the run {folder} exists already: choose another --name, continue it with --resume, "
-            "or replace it with --force"
-        ) from None
+        folder.rename(aside)
     except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}: {error.filename}") from None
-    write_atomic(config_path, config.to_yaml())
+        raise UserError(f"cannot replace the run folder {folder}: {error.strerror}") from None
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Every aggregation in a real federation: against arithmetic written out here, after a stop, and under attack."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -281,12 +282,15 @@ def test_too_few_replies_for_the_aggregation_end_the_run_in_words(tmp_path: Path
         federate(tmp_path / "run", aggregating("fedmedian"), intercepted(fail))
 
 
-def test_a_reply_in_double_precision_does_not_change_the_type_of_the_encoder(tmp_path: Path) -> None:
-    def widen(message: Message, reply: Message, context: Context) -> Message:
+def test_a_reply_in_double_precision_is_dropped_and_the_encoder_keeps_its_type(tmp_path: Path) -> None:
+    def widen(message: Message, reply: Message, context: Context) -> Message | None:
+        if context.node_config["partition-id"]:
+            return None
         arrays = arrays_of(reply.content.array_records["arrays"])
         record = ArrayRecord({name: Array(value.astype(np.float64)) for name, value in arrays.items()})
         metrics = reply.content.metric_records["metrics"]
         return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message)
 
     federate(tmp_path / "run", configure("federation.rounds=1"), intercepted(widen))
+    assert re.search("dropped the reply of person 1: .*float64", (tmp_path / "run" / "server.log").read_text())
     assert {value.dtype for value in final(tmp_path / "run").values()} == {np.dtype(np.float32)}

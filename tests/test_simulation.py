@@ -1,5 +1,6 @@
 """The command lines as a user runs them: both engines, interruption, bad input."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from deployed import free_port
+from deployed import PATIENCE, free_port
 
 from shared.config import differences, load_config
 from shared.metrics import read_metrics
@@ -25,6 +26,9 @@ SMALL = [
     "train.batch_size=48", "centralized.epochs=4",
 ]  # fmt: skip
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux's ``prctl``: the signal that a process gets when its parent ends."""
+
 
 def start(module: str, runs: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -35,23 +39,25 @@ def start(module: str, runs: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=heed_interrupts,
+        preexec_fn=like_a_users_command,
     )
 
 
-def heed_interrupts() -> None:
-    """A shell's background jobs ignore SIGINT, and so would all that they start."""
+def like_a_users_command() -> None:
+    """Heed SIGINT, which a shell's background jobs and all that they start ignore; and end where pytest is killed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def run(module: str, runs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     process = start(module, runs, *arguments)
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def wait_for_round(process: subprocess.Popen[str], metrics: Path, last: int) -> None:
-    deadline = time.monotonic() + 600  # a busy machine; a command that ends is seen at once
+    deadline = time.monotonic() + PATIENCE  # a command that ends is seen at once
     while not any(row["round"] >= last and row["kind"] != "client" for row in read_metrics(metrics)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -77,7 +83,7 @@ def still_running(runs: Path) -> list[psutil.Process]:
 def test_ray_and_in_process_give_the_same_encoder_and_leave_nothing_running(tmp_path: Path) -> None:
     for engine in ("ray", "inprocess"):
         process = start("simulation", tmp_path, "--engine", engine, "--name", engine, "federation.rounds=2")
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         assert "2 rounds" in out
         assert "round 2: loss" in err
