@@ -1,13 +1,15 @@
 """The real ServerApp and ClientApp together: what crosses the wire, who is dropped, and going on after a stop."""
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from deployed import PATIENCE
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
@@ -270,14 +272,23 @@ def test_the_order_in_which_clients_answer_does_not_matter(
     assert encoder_bytes(tmp_path / "shuffled") == encoder_bytes(unbroken)
 
 
-def test_a_client_that_is_late_is_dropped_named_and_comes_back(tmp_path: Path) -> None:
+def test_a_client_that_is_late_is_dropped_named_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = Event()
+
     def sleep(message: Message, reply: Message, context: Context) -> None:
         late = context.node_config["partition-id"] == 1
         if late and message.content.config_records["config"]["server-round"] == 1:
-            time.sleep(4)
+            assert over.wait(PATIENCE)
 
+    aggregate = PeopleStrategy.aggregate_train
+
+    def end_of_round(self: PeopleStrategy, *arguments: Any) -> Any:
+        over.set()
+        return aggregate(self, *arguments)
+
+    monkeypatch.setattr(PeopleStrategy, "aggregate_train", end_of_round)
     folder = tmp_path / "run"
-    federate(folder, configure("federation.round_timeout=3"), intercepted(sleep))
+    federate(folder, configure("federation.round_timeout=12"), intercepted(sleep))
     rounds = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "round"]
     assert [(row["clients"], row["dropped"]) for row in rounds] == [(PEOPLE - 1, 1), (PEOPLE, 0), (PEOPLE, 0)]
     person = load(configure().data)[0].people[1]

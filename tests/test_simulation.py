@@ -140,7 +140,7 @@ def test_a_simulation_uses_all_machines_of_a_ray_cluster(
         wait_for_round(process, tmp_path / "spread" / "metrics.jsonl", 1)
         actors = [found for found in still_running(tmp_path) if found.cmdline()[0].startswith("ray::ClientAppActor")]
         assert len({actor.ppid() for actor in actors}) == 2, "one node of Ray had no client"
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, err
@@ -161,7 +161,7 @@ def test_an_interrupted_simulation_ends_soon_and_leaves_nothing_running(
     wait_for_round(process, tmp_path / "run" / "metrics.jsonl", 1)
     started = time.monotonic()
     process.send_signal(sign)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert time.monotonic() - started < 40
