@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=REGIMES,
         metavar="R",
-        help=f"labels per person and class, a percentage of the windows, or all (default: {' '.join(REGIMES)})",
+        help=f"labels per person and class, a percentage of all labels, or all (default: {' '.join(REGIMES)})",
     )
     return parser
 

@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=REGIMES,
         metavar="R",
-        help=f"labels per person and class, a percentage of the windows, or all (default: {' '.join(REGIMES)})",
+        help=f"labels per person and class, a percentage of all labels, or all (default: {' '.join(REGIMES)})",
     )
     parser.add_argument(
         "--protocols",

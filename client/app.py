@@ -57,7 +57,7 @@ def introduce(message: Message, context: Context) -> Message:
     config, _ = from_run_config(context.run_config, context.run_id)
     windows = _windows_of(config.data, _partition(context), _own_data(context))
     statistics = ChannelStatistics.of(windows)
-    if _own_data(context):  # where the windows lie nearby, the server's log has it
+    if _own_data(context) or config.privacy.name != "none":  # else the server can tell it from the sums
         warn_of_constant({windows.people[0]: statistics}, windows.meta.channels)
     if config.privacy.name != "none":
         channels = len(windows.meta.channels)
@@ -89,8 +89,8 @@ def train(message: Message, context: Context) -> Message:
     order = _order_of(message)
     server_round = order.server_round
     data = _prepared(config, _partition(context), _own_data(context))
-    if (told := len(order.total)) != (channels := len(data.meta.channels)):
-        raise UserError(f"the server sent sums of {told} channels, this client has {channels}")
+    if (sent := len(order.total)) != (channels := len(data.meta.channels)):
+        raise UserError(f"the server sent sums of {sent} channels, this client has {channels}")
     training = Training.federated(config, data, order.statistics)
     model, optimizer = training.model, training.optimizer
     policy = config.federation.norm_statistics

@@ -22,7 +22,7 @@ from runtime.superlink import SuperLink
 from shared.config import DEFAULTS, Config, load_config
 from shared.errors import UserError, run_command
 from shared.progress import RunProgress, RunWatcher
-from shared.runs import FAILURE, opened_run, run_folder, run_parser, runs_root
+from shared.runs import FAILURE, locked, opened_run, run_folder, run_parser, runs_root
 
 _LOOK_SECONDS = 2.0
 _TLS_SECONDS = 10.0
@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> None:
             options.registered.touch()
         _wait_for_clients(superlink, config, console)
         with opened_run(folder, config, "federated", resume=options.resume, force=options.force):
-            _make_room(folder, place, resume=options.resume)
+            with locked(place, "server"):
+                _make_room(folder, place, resume=options.resume)
             with _brought_home(place, folder):
                 _run(superlink, config, place, console)
     console.print(f"done: {folder}", highlight=False, soft_wrap=True)

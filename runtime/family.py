@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,9 @@ import psutil
 _LOOK_SECONDS = 0.2
 _POLITE_SECONDS = 4.0
 """From SIGTERM to SIGKILL, so that a driver of Ray can take leave of a cluster."""
+
+_MERCILESS_SECONDS = 30.0
+"""Of SIGKILL to whoever is left, until what the system does not end is given up."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 """Of Linux's ``prctl``: orphans below this process become its children, not those of process 1."""
@@ -38,6 +42,8 @@ def main() -> None:
         while process.poll() is None and not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
             pass
     finally:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # nothing stops this now
         _end(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -47,15 +53,16 @@ def _unwind(number: int, frame: object) -> NoReturn:
 
 
 def _end(home: str) -> None:
-    """End the family: politely first, then without mercy until nobody is left."""
+    """End the family: politely first, then without mercy until nobody is left who can be ended."""
     left = _family(home)
     for member in left:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             member.terminate()
     left = psutil.wait_procs(left, _POLITE_SECONDS)[1] + _family(home)
-    while left:
+    deadline = time.monotonic() + _MERCILESS_SECONDS
+    while left and time.monotonic() < deadline:
         for member in left:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 member.kill()
         left = psutil.wait_procs(left, _LOOK_SECONDS)[1] + _family(home)
 

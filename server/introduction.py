@@ -186,8 +186,8 @@ class Introductions:
                 raise UserError(f"expected records 'metrics' and 'sensors', found {quoted(sorted(content))}")
             if content.array_records:
                 raise UserError(f"expected no arrays, found {quoted(sorted(content.array_records))}")
-            told = dict(content["metrics"]) | {"sensors": dict(content["sensors"])}
-            introduction = read_record(Introduction, told)
+            values = dict(content["metrics"]) | {"sensors": dict(content["sensors"])}
+            introduction = read_record(Introduction, values)
             expected = {place: {name: shape_of(value) for name, value in content[place].items()} for place in content}
         except UserError as error:
             raise UserError(f"node {answer.metadata.src_node_id} introduced itself badly: {error}") from None

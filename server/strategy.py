@@ -219,7 +219,7 @@ class PeopleStrategy(Strategy):
             raise UserError(f"expected records 'arrays' and 'metrics', found {quoted(sorted(content))}")
         self._check_metrics(content.metric_records["metrics"], member)
         arrays = read_arrays(content.array_records["arrays"], self._forms)
-        with np.errstate(over="ignore", invalid="ignore"):  # told below
+        with np.errstate(over="ignore", invalid="ignore"):  # mismatch names it
             trained = decompress(self._sent, arrays, self.config.federation.upload)
         if complaint := mismatch(trained, self._sent):
             raise UserError(complaint)

@@ -96,7 +96,7 @@ class Source:
     """What is exported, and the windows that it is calibrated and checked on.
 
     Args:
-        encoder: In evaluation mode, on the processor.
+        encoder: In evaluation mode, on the CPU.
         card: What it expects.
         probe: Fitted to all labels of the training people.
         train: Training people's windows.

@@ -50,13 +50,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files that belong together: where one cannot be written, all stay as they were.
+    """Write files that belong together, in their order: where one has no room, all stay as they were.
 
     Raises:
         UserError: A file cannot be written.
     """
     with ExitStack() as stack:
-        for path, content in contents.items():
+        for path, content in reversed(list(contents.items())):  # so that the first takes its place first
             file = stack.enter_context(open_atomic(path))
             file.write(content)
             file.flush()

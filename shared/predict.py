@@ -37,7 +37,7 @@ from scipy.signal import resample_poly
 
 from shared.errors import UserError, nearest, run_command
 from shared.files import write_atomic
-from shared.plausible import check_units
+from shared.plausible import check_units, find_triads
 
 LOG = logging.getLogger(__name__)
 
@@ -273,10 +273,9 @@ def _worn(x: NDArray[np.float64], rate: float, card: ModelCard) -> NDArray[np.bo
     window.
     """
     worn: NDArray[np.bool_] = _run_lengths(x) < card.samples / card.rate * rate
-    for name in card.channels:
-        axes = [f"{name.removesuffix('x')}{axis}" for axis in "xyz"]
-        if f"_{name}".endswith("_total_acc_x") and set(axes) <= set(card.channels):
-            zero = (x[:, [card.channels.index(axis) for axis in axes]] == 0).all(axis=1)
+    for triad in find_triads(card.channels):
+        if triad.kind == "total_acc":
+            zero = (x[:, list(triad.channels)] == 0).all(axis=1)
             worn &= ~zero | (_run_lengths(zero[:, np.newaxis]) <= LONGEST_GAP * rate)
     return worn
 

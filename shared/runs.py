@@ -1,16 +1,17 @@
 """Run folders: made once, never overwritten by accident, and the same layout however a run was started."""
 
 import argparse
+import errno
 import fcntl
 import os
+import platform
 import re
 import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from secrets import token_hex
 from typing import Literal, TextIO
 
 import psutil
@@ -25,6 +26,9 @@ FAILURE = "failure.txt"
 
 EXCHANGE = "exchange.json"
 """In the run folder of a federated run, and of no other: what crossed the wire."""
+
+LOCKS = ".locks"
+"""Beside run folders: whose process is at work on which."""
 
 _ENDING_SECONDS = 30.0
 """For the processes of a command that was killed to end."""
@@ -92,36 +96,29 @@ def open_run(folder: Path, config: Config, way: Way, *, resume: bool, force: boo
             raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
         write_atomic(config_path, config.to_yaml())  # or the folder cannot be written, and this says so
         return
-    with _set_aside(folder) if force and config_path.is_file() else nullcontext():
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if not config_path.is_file():
-                raise UserError(f"{folder} exists already and is not a run: choose another --name") from None
+    if folder.exists():
+        if not config_path.is_file():
+            raise UserError(f"{folder} exists already and is not a run: choose another --name")
+        if not force:
             raise UserError(
                 f"the run {folder} exists already: choose another --name, continue it with --resume, "
                 "or replace it with --force"
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot make the run folder {folder}: {error.strerror}: {error.filename}") from None
-        write_atomic(config_path, config.to_yaml())
-
-
-@contextmanager
-def _set_aside(folder: Path) -> Iterator[None]:
-    """Remove a folder if the block ends well, and bring it back if what takes its place cannot be made."""
-    aside = folder.with_name(f".{folder.name}.{token_hex(4)}.old")
+            )
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"cannot replace the run folder {folder}: {os.strerror(errno.EACCES)}")
+    # Whole before it takes the old one's place, so that nothing is lost where it cannot be made.
+    fresh = folder.with_name(f".{folder.name}.new")
     try:
-        folder.rename(aside)
+        shutil.rmtree(fresh, ignore_errors=True)  # of a command that was killed here
+        fresh.mkdir(parents=True)
+        write_atomic(fresh / config_path.name, config.to_yaml())
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
     except OSError as error:
-        raise UserError(f"cannot replace the run folder {folder}: {error.strerror}") from None
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside)
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}: {error.filename}") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 @contextmanager
@@ -144,13 +141,13 @@ def locked(folder: Path, role: Literal["command", "server"]) -> Iterator[int]:
     """Keep a run folder for this process while the block runs: two of one role must not write into one.
 
     The lock goes with the process, however that ends, and with those that inherited its file descriptor, which is
-    yielded. It is a file beside the folder, so that the folder can be replaced. A lock whose holder has died is waited
-    for: what the holder started is ending.
+    yielded. It is a file in ``.locks`` beside the folder, so that the folder can be replaced; the file stays. A lock
+    whose holder on this machine has died is waited for: what the holder started is ending.
 
     Raises:
         UserError: Another process has it.
     """
-    path = folder.with_name(f".{folder.name}.{role}.lock")
+    path = folder.parent / LOCKS / f"{folder.name}.{role}"
     deadline = time.monotonic() + _ENDING_SECONDS
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,35 +156,31 @@ def locked(folder: Path, role: Literal["command", "server"]) -> Iterator[int]:
                 raise UserError(f"another process is at work on the run {folder}: wait for its end, or stop it")
             time.sleep(_LOOK_SECONDS)
     except OSError as error:
-        raise UserError(f"cannot lock the run folder {folder}: {error.strerror}: {error.filename or path}") from None
+        raise UserError(f"cannot lock the run folder {folder} by {path}: {error.strerror}") from None
     with file:
-        try:
-            yield file.fileno()
-        finally:
-            with suppress(OSError):
-                path.unlink()
+        yield file.fileno()
 
 
 def _try_to_lock(path: Path) -> TextIO | None:
-    """Return the locked file, which then holds this process's id; None where another process has it."""
+    """Return the locked file, which then names this process; None where another process has it."""
     with ExitStack() as stack:
-        file = stack.enter_context(path.open("a", encoding="ascii"))
+        file = stack.enter_context(path.open("a", encoding="utf-8"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return None  # its holder has just removed it, and somebody made another one
-        except (BlockingIOError, FileNotFoundError):
+        except BlockingIOError:
             return None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {platform.node()}")
         file.flush()
         stack.pop_all()
         return file
 
 
 def _holder_lives(lock: Path) -> bool:
+    """Whether the process that a lock names goes on; of one on another machine nothing is known, and it counts."""
     try:
-        return psutil.Process(int(lock.read_text(encoding="ascii"))).status() != psutil.STATUS_ZOMBIE
+        pid, _, machine = lock.read_text(encoding="utf-8").partition(" ")
+        return machine != platform.node() or psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     except (OSError, ValueError, psutil.NoSuchProcess):
         return False
 

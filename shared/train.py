@@ -51,7 +51,7 @@ class EpochLog:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the named device; "auto" takes CUDA, then MPS, then the processor.
+    """Return the named device; "auto" takes CUDA, then MPS, then the CPU.
 
     Raises:
         UserError: The machine has no such device.
@@ -111,7 +111,7 @@ class Training:
         statistics: Of all training people; standardises the encoder's input.
         batch_size: Windows a step.
         total_epochs: Of the whole run; the learning rate follows them.
-        threads: Of the processor, for this thread's arithmetic.
+        threads: Of the CPU, for this thread's arithmetic.
 
     Attributes:
         model: In the state of its initialisation, on the device.
@@ -254,11 +254,11 @@ def check_trainable(config: Config, windows: Windows) -> None:
     """
     if not len(windows):
         raise UserError(f"the data set {config.data.name!r} has no training people")
+    device = pick_device(config.train.device)
     few = windows[np.arange(min(2, len(windows)))]
-    training = Training.federated(config, prepare(config, few), ChannelStatistics.of(few))
-    data = training.data
-    generator = make_generator(config.seed, device=data.x.device)
-    training.model.losses(data.x, data.features, generator, torch.float32)
+    model = build_model(config, few.meta, few.x.shape[2], ChannelStatistics.of(few)).to(device)
+    data = prepare(config, few).to(device)
+    model.losses(data.x, data.features, make_generator(config.seed, device=device), torch.float32)
 
 
 def warn_of_lone_windows(config: Config, windows: Iterable[int], block: Literal["train", "centralized"]) -> None:

@@ -24,7 +24,7 @@ class WeightingSettings(Settings):
 
 
 class Weighting(nn.Module):
-    """Fixed task weights; the base of the learned and the adaptive ones.
+    """Fixed task weights; the base of the adaptive ones.
 
     Args:
         weights: The constant weight of each task.

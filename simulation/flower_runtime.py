@@ -32,7 +32,7 @@ def run_with_ray(
     Args:
         run_config: Values for the keys of ``[tool.flwr.app.config]``.
         clients: Number of virtual SuperNodes.
-        threads: Processor cores that each client takes; as many clients run side by side as fit.
+        threads: CPU cores that each client takes; as many clients run side by side as fit.
         log: File for the SuperLink's log.
         lock: File descriptor of the run folder's lock, which is kept until all that was started is gone.
         watch: Called about once a second while the run goes on; tells whether it looks as if it had ended.
@@ -57,7 +57,7 @@ def check_threads(threads: int) -> None:
     Raises:
         UserError: Names the threads and the cores. A cluster of Ray's is not asked.
     """
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads > cores and "RAY_ADDRESS" not in os.environ:
         raise UserError(
             f"train.threads is {threads}, but this machine has {cores} cores, and Ray gives a client a core for each "

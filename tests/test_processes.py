@@ -19,7 +19,7 @@ from test_simulation import ROOT, SMALL, run, start, wait_for_round
 from shared.config import load_config
 from shared.errors import UserError
 from shared.metrics import METRICS, read_metrics
-from shared.runs import locked, opened_run
+from shared.runs import LOCKS, locked, opened_run
 from shared.train import warn_of_lone_windows
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def test_a_run_that_is_going_on_is_refused_by_every_command_and_goes_on(module: 
                 assert (done.returncode, BUSY in done.stderr) == (2, True), (other, how, done.stderr)
         wait_for_round(process, tmp_path / inner / METRICS, 1 + last_round(tmp_path / inner / METRICS))
     assert run(module, tmp_path, "--name", "run", *LONG[module]).returncode == 2, "its folder is there"
-    assert [path.name for path in tmp_path.iterdir()] == ["run"], "locks are removed"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCKS, "run"]
 
 
 def last_round(metrics: Path) -> int:
@@ -114,7 +114,7 @@ def test_a_lock_whose_holder_has_died_is_waited_for(tmp_path: Path) -> None:
         process.stdin.close()
         process.wait()
         process.stdout.close()
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [LOCKS]
 
 
 def refused(runs: Path, module: str, *arguments: str, without: Sequence[str] = (), **how: Any) -> str:
@@ -141,13 +141,13 @@ def test_what_cannot_be_written_is_a_message(tmp_path: Path) -> None:
         pytest.skip("root may write everywhere, and there is no setpriv")
     assert run("centralized_baseline", tmp_path, "--name", "run", "centralized.epochs=1").returncode == 0
     before = sorted(tmp_path.rglob("*"))
-    for closed in (tmp_path / "run", tmp_path):
+    for closed, options in ((tmp_path / "run", ("--resume", "--force")), (tmp_path, ("--force",))):
         closed.chmod(0o500)
         try:
             for module in ("simulation", "centralized_baseline"):
-                for option in ("--resume", "--force"):
-                    told = refused(tmp_path, module, "centralized.epochs=1", option, without=without)
-                    assert "Permission denied" in told and str(tmp_path) in told
+                for option in options:
+                    said = refused(tmp_path, module, "centralized.epochs=1", option, without=without)
+                    assert "Permission denied" in said and str(tmp_path) in said
         finally:
             closed.chmod(0o700)
     assert sorted(tmp_path.rglob("*")) == before
@@ -159,7 +159,7 @@ def test_a_file_in_the_way_is_a_message(tmp_path: Path) -> None:
     for option in ("--resume", "--force"):
         assert str(tmp_path / "run") in refused(tmp_path, "simulation", option)
         assert str(tmp_path / "file") in refused(tmp_path / "file", "centralized_baseline", option)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCKS, "file", "run"]
 
 
 def no_room() -> None:
