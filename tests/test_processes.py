@@ -77,7 +77,7 @@ def test_a_server_is_kept_out_by_another_server_alone_and_a_command_by_both(tmp_
     assert (folder / "config.yaml").is_file()
     with opened_run(folder, config, "federated", resume=False, force=True):
         pass
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCKS, "run"]
 
 
 def test_a_lock_whose_holder_has_died_is_waited_for(tmp_path: Path) -> None:
