@@ -151,6 +151,7 @@ def locked(folder: Path, role: Literal["command", "server"]) -> Iterator[int]:
     deadline = time.monotonic() + _ENDING_SECONDS
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _give_to_owner(path.parent, folder.parent)
         while not (file := _try_to_lock(path)):
             if _holder_lives(path) or time.monotonic() > deadline:
                 raise UserError(f"another process is at work on the run {folder}: wait for its end, or stop it")
@@ -169,11 +170,19 @@ def _try_to_lock(path: Path) -> TextIO | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
+        _give_to_owner(path, path.parent)
         file.truncate(0)
         file.write(f"{os.getpid()} {platform.node()}")
         file.flush()
         stack.pop_all()
         return file
+
+
+def _give_to_owner(path: Path, of: Path) -> None:
+    """Let root's lock not keep out whose folder it is: in containers root opens what the server's user goes on with."""
+    if os.geteuid() == 0:
+        owner = of.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _holder_lives(lock: Path) -> bool:

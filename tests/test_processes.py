@@ -80,6 +80,14 @@ def test_a_server_is_kept_out_by_another_server_alone_and_a_command_by_both(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == [LOCKS, "run"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder somebody else's")
+def test_roots_lock_does_not_keep_out_whose_folder_it_is(tmp_path: Path) -> None:
+    os.chown(tmp_path, 10001, 10001)
+    with locked(tmp_path / "run", "server"):
+        pass
+    assert {path.stat().st_uid for path in (tmp_path / LOCKS, *(tmp_path / LOCKS).iterdir())} == {10001}
+
+
 def test_a_lock_whose_holder_has_died_is_waited_for(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     child = (
