@@ -154,9 +154,13 @@ def read_record(kind: type[R], values: Mapping[str, Any]) -> R:
 
 
 def readable(text: str) -> str:
-    """Return a text as one line that can be printed, cut to ``LONGEST`` characters."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text[:LONGEST])
-    return line if len(text) <= LONGEST else f"{line}... ({len(text)} characters)"
+    """Return a text as one line that can be printed, of its beginning and its end where it is longer than ``LONGEST``.
+
+    The end of a traceback says what went wrong.
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} [{len(text)} characters] {text[-LONGEST // 2 :]}"
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def quoted(value: object) -> str:
