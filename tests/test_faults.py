@@ -7,6 +7,7 @@ time, so that they mean the same on a slow machine.
 import datetime
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -176,11 +177,12 @@ def nodes(superlink: SuperLink) -> set[str]:
 
 @contextmanager
 def newcomer(deployment: Deployment) -> Iterator[int]:
-    """Make the key of one more client known; at the end it has left for good."""
+    """Make one more person, with the windows of another one, and its client's key known; at the end it has left."""
     script = str(ROOT / "scripts" / "make-credentials.sh")
     superlink = deployment.superlink()
     before = nodes(superlink)
     subprocess.run([script, str(deployment.credentials), "--add", "1"], check=True, capture_output=True)
+    deployment.files.append(shutil.copy(deployment.files[0], deployment.people / f"person_{PEOPLE + 1}.npz"))
     deployment.register()
     (node,) = nodes(superlink) - before
     try:
@@ -189,6 +191,7 @@ def newcomer(deployment: Deployment) -> Iterator[int]:
         if f"client-{PEOPLE}" in deployment.processes:
             deployment.stop(f"client-{PEOPLE}")
         assert superlink.ask("supernode", "unregister", node)["success"]
+        deployment.files.pop().unlink()
         (deployment.public / f"node-{PEOPLE}.pub").unlink()
         (deployment.credentials / f"node-{PEOPLE}").unlink()
 

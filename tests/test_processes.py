@@ -48,10 +48,9 @@ def test_a_run_that_is_going_on_is_refused_by_every_command_and_goes_on(module: 
     inner = "run/variant-1/fold-1" if module.endswith("crossval") else "run"
     with going_on(module, tmp_path, *LONG[module]) as process:
         wait_for_round(process, tmp_path / inner / METRICS, 1)
-        for other in LONG:
-            for how in ((), ("--resume",), ("--force",)):
-                done = run(other, tmp_path, "--name", "run", *LONG[other], *how)
-                assert (done.returncode, BUSY in done.stderr) == (2, True), (other, how, done.stderr)
+        for other, how in [(module, ()), (module, ("--resume",)), *((other, ("--force",)) for other in LONG)]:
+            done = run(other, tmp_path, "--name", "run", *LONG[other], *how)
+            assert (done.returncode, BUSY in done.stderr) == (2, True), (other, how, done.stderr)
         wait_for_round(process, tmp_path / inner / METRICS, 1 + last_round(tmp_path / inner / METRICS))
     assert run(module, tmp_path, "--name", "run", *LONG[module]).returncode == 2, "its folder is there"
     assert sorted(path.name for path in tmp_path.iterdir()) == [LOCKS, "run"]
