@@ -17,6 +17,7 @@ from deployed import PATIENCE, free_port
 
 from shared.config import differences, load_config
 from shared.metrics import read_metrics
+from shared.runs import LOCKS
 
 pytestmark = pytest.mark.slow
 
@@ -237,7 +238,7 @@ def test_bad_input_exits_with_two_and_one_readable_message(module: str, tmp_path
         assert done.returncode == 2, (arguments, done.stderr)
         assert any(word in " ".join(done.stderr.split()) for word in words.split("|")), (arguments, done.stderr)
         assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.zip", "taken"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCKS, "broken.zip", "taken"]
 
 
 def test_resume_refuses_another_configuration_and_force_replaces(tmp_path: Path) -> None:
