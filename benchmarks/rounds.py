@@ -100,6 +100,7 @@ def _train_bare(folder: str, partition: int, number: int) -> None:
 @cache
 def _bare_client(folder: str, partition: int) -> tuple[Config, Training]:
     config = load_config(Path(folder) / "config.yaml")
+    set_up_process(config.train.threads)
     train, _ = load(config.data)
     data = prepare(config, by_person(train)[partition])
     return config, Training.federated(config, data, ChannelStatistics.of(train))

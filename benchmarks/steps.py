@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from shared.config import Config
+from shared.cpu import set_up_process
 from shared.data import load
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
@@ -22,6 +23,7 @@ _REPETITIONS = 15
 
 def measure_steps(config: Config) -> list[Measurement]:
     """Time a client's training step and its parts, with the client's number of threads."""
+    set_up_process(config.train.threads)
     train, _ = load(config.data)
     person = by_person(train)[0]
     size = min(config.train.batch_size, len(person))

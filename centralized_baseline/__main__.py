@@ -17,6 +17,7 @@ from shared.checkpoint import (
     unpack_optimizer,
 )
 from shared.config import Config, load_config
+from shared.cpu import set_up_process
 from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
@@ -62,6 +63,7 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
 
 
 def _train(config: Config, folder: Path, train: Windows) -> None:
+    set_up_process(config.centralized.threads)
     statistics = ChannelStatistics.of(train)
     training = Training.centralized(config, prepare(config, train), statistics)
     model, optimizer = training.model, training.optimizer

@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt
 from client.state import PrivateState
 from shared.compression import FULL, Arrays, compress, wire_forms
 from shared.config import Config
+from shared.cpu import set_up_process
 from shared.data import DataSettings, People, training_people
 from shared.data.folder import load_own
 from shared.data.statistics import ChannelStatistics, warn_of_constant
@@ -88,6 +89,7 @@ def train(message: Message, context: Context) -> Message:
     config, run_folder = from_run_config(context.run_config, context.run_id)
     order = _order_of(message)
     server_round = order.server_round
+    set_up_process(config.train.threads)
     data = _prepared(config, _partition(context), _own_data(context))
     if (sent := len(order.total)) != (channels := len(data.meta.channels)):
         raise UserError(f"the server sent sums of {sent} channels, this client has {channels}")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from shared.config import Config, TrainSettings
-from shared.cpu import set_up_process
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
@@ -105,13 +104,15 @@ def schedule(settings: TrainSettings, progress: float) -> float:
 class Training:
     """A model, its optimizer and its data: the one recipe that a client, the baseline and the benchmarks start.
 
+    Set the number of threads (``shared.cpu.set_up_process``) before the data is prepared: sums over windows depend on
+    it.
+
     Args:
         config: Of the run.
         data: What to train on.
         statistics: Of all training people; standardises the encoder's input.
         batch_size: Windows a step.
         total_epochs: Of the whole run; the learning rate follows them.
-        threads: Of the CPU, for this thread's arithmetic.
 
     Attributes:
         model: In the state of its initialisation, on the device.
@@ -131,9 +132,7 @@ class Training:
         *,
         batch_size: int,
         total_epochs: int,
-        threads: int,
     ) -> None:
-        set_up_process(threads)
         device = pick_device(config.train.device)
         self.model = build_model(config, data.meta, data.x.shape[2], statistics).to(device)
         self.optimizer = build_optimizer(self.model, config.train)
@@ -152,7 +151,6 @@ class Training:
             statistics,
             batch_size=config.train.batch_size,
             total_epochs=config.federation.rounds * config.federation.local_epochs,
-            threads=config.train.threads,
         )
 
     @classmethod
@@ -165,7 +163,6 @@ class Training:
             statistics,
             batch_size=settings.batch_size,
             total_epochs=settings.epochs,
-            threads=settings.threads,
         )
 
     def run(self, epochs: range, proximal_mu: float = 0.0) -> Iterator[EpochLog]:

@@ -391,4 +391,4 @@ def test_a_read_only_run_folder_is_one_readable_error(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     run.chmod(0o755)
     assert (done.returncode, sorted(run.iterdir())) == (2, before)
-    assert done.stderr == f"error: cannot write {run / 'encoder.onnx'}: Permission denied\n"
+    assert done.stderr == f"error: cannot write {run / 'export.json'}: Permission denied\n"

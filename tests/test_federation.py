@@ -237,6 +237,21 @@ def test_after_three_rounds_task_weights_are_where_each_persons_own_losses_put_t
     assert max(reconstruction) > 1.5 * min(reconstruction), "people move differently, and their weights show it"
 
 
+def test_threads_that_somebody_else_has_set_change_nothing(unbroken: Path, tmp_path: Path) -> None:
+    """A process plays many parts in turn: each sets its own number of threads before it sums up anything."""
+    small = configure("centralized.epochs=1", "centralized.threads=1")
+    train_centralized(small, tmp_path / "one")
+    torch.set_num_threads(2)
+    try:
+        federate(tmp_path / "run", configure())
+        torch.set_num_threads(2)
+        train_centralized(small, tmp_path / "two")
+    finally:
+        torch.set_num_threads(1)
+    assert encoder_bytes(tmp_path / "run") == encoder_bytes(unbroken)
+    assert encoder_bytes(tmp_path / "two") == encoder_bytes(tmp_path / "one")
+
+
 def test_a_federation_of_one_person_trains_what_the_baseline_trains_on_that_person(tmp_path: Path) -> None:
     """Both sides see the same statistics, the same targets and the same steps, to the last bit."""
     config = configure(

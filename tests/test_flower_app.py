@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from shared.checkpoint import load_encoder
+from shared.runs import LOCKS
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def test_flwr_run_of_the_readme_completes_and_leaves_an_encoder_in_the_data_fold
             status = flwr("ls", "--run-id", str(started["run-id"]))["runs"][0]["status"]
         log = (tmp_path / "flwr" / "local-superlink" / "superlink.log").read_text()
         assert status == "finished:completed", log[-3000:]
-        (folder,) = (tmp_path / "data" / "fedhar").iterdir()
+        (folder,) = (path for path in (tmp_path / "data" / "fedhar").iterdir() if path.name != LOCKS)
         assert folder.name == f"demo-{started['run-id']}"
         _, card = load_encoder(folder)
         assert card.data == "watch"

@@ -22,8 +22,8 @@ def configure(*overrides: str) -> Config:
 
 
 def start(config: Config, windows: Windows) -> Training:
-    statistics = ChannelStatistics.of(windows)
-    return Training(config, prepare(config, windows), statistics, batch_size=32, total_epochs=4, threads=1)
+    torch.set_num_threads(1)
+    return Training(config, prepare(config, windows), ChannelStatistics.of(windows), batch_size=32, total_epochs=4)
 
 
 def same(first: Model, second: Model) -> bool:
