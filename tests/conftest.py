@@ -56,4 +56,4 @@ def unprivileged() -> list[str]:
         return []
     if shutil.which("setpriv") is None:
         pytest.skip("no setpriv at hand: the superuser may write anywhere")
-    return ["setpriv", "--bounding-set=-dac_override"]
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import psutil
 import pytest
+from conftest import unprivileged
 from deployed import PATIENCE
 from test_simulation import ROOT, SMALL, run, start, wait_for_round
 
@@ -90,12 +90,12 @@ def test_roots_lock_does_not_keep_out_whose_folder_it_is(tmp_path: Path) -> None
 def test_a_lock_whose_holder_has_died_is_waited_for(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     child = (
-        "import sys, time; from pathlib import Path; from shared.runs import locked\n"
+        "import signal, sys; from pathlib import Path; from shared.runs import locked\n"
         "with locked(Path(sys.argv[1]), 'command') as lock:\n"
         "    import subprocess\n"
         "    subprocess.Popen([sys.executable, '-c', 'input()'], pass_fds=[lock])\n"
         "    print('locked', flush=True)\n"
-        "    time.sleep(1000)\n"
+        "    signal.pause()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", child, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -142,10 +142,7 @@ def refused(runs: Path, module: str, *arguments: str, without: Sequence[str] = (
 
 
 def test_what_cannot_be_written_is_a_message(tmp_path: Path) -> None:
-    # Root may write everywhere, unless the capability to do so is taken away.
-    without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    if without and not shutil.which(without[0]):
-        pytest.skip("root may write everywhere, and there is no setpriv")
+    without = unprivileged()
     assert run("centralized_baseline", tmp_path, "--name", "run", "centralized.epochs=1").returncode == 0
     before = sorted(tmp_path.rglob("*"))
     for closed, options in ((tmp_path / "run", ("--resume", "--force")), (tmp_path, ("--force",))):
