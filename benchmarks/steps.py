@@ -11,7 +11,7 @@ from shared.cpu import set_up_process
 from shared.data import load
 from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
-from shared.model import prepare
+from shared.model import grouped, prepare
 from shared.seeding import make_generator
 from shared.train import Training
 
@@ -32,22 +32,24 @@ def measure_steps(config: Config) -> list[Measurement]:
     device = data.x.device
     generator = make_generator(0, device=device)
     everything = torch.arange(size, device=device)
-    windows = torch.cat([task.views(data.x, generator).windows for task in model.tasks.values()])
-    target = torch.randn(len(windows), model.encoder.dim, generator=generator, device=device)
+    batch = model.batch(data.x, data.extras)
+    passes = [view for _, view in grouped([v for views in model.draw(batch, generator).views for v in views])]
+    passes = [view for view in passes if not view.teacher]
+    targets = [torch.randn(len(v.x), model.encoder.dim, generator=generator, device=device) for v in passes]
+    count = sum(len(view.x) for view in passes)
 
     def step(precision: torch.dtype) -> None:
         training.precision = precision
-        training.step(everything, generator)
+        training.step(everything, generator, 0.5)
 
     def bare(precision: torch.dtype) -> None:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            embeddings = model.encoder(windows)
+            embeddings = [model.encoder.encode(view, model.blank).pooled for view in passes]
         model.encoder.zero_grad(set_to_none=True)
-        embeddings.backward(target)
+        torch.autograd.backward(embeddings, targets)
 
     def augment() -> None:
-        for task in model.tasks.values():
-            task.views(data.x, generator)
+        model.draw(batch, generator)
 
     whole, encoder, views, half, half_encoder = _medians(
         lambda: step(torch.float32),
@@ -59,7 +61,7 @@ def measure_steps(config: Config) -> list[Measurement]:
     )
     where = f"{device.type}, {config.train.threads} thread" + "s" * (config.train.threads > 1)
     return [
-        (f"training step, {size} windows, {len(windows)} views ({where})", f"{1e3 * whole:.1f} ms", ""),
+        (f"training step, {size} windows, {count} views ({where})", f"{1e3 * whole:.1f} ms", ""),
         ("windows a second, all tasks", f"{size / whole:.0f}", ""),
         ("bare encoder forward + backward on the same views / training step", f"{encoder / whole:.2f}", "≥ 0.80"),
         ("share of the step spent on making views", f"{100 * views / whole:.1f} %", "≤ 10 %"),

@@ -3,19 +3,10 @@
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from shared.checkpoint import (
-    EncoderCard,
-    Snapshot,
-    load_snapshot,
-    pack_optimizer,
-    save_encoder,
-    save_snapshot,
-    unpack_optimizer,
-)
+from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder, save_snapshot
 from shared.config import Config, load_config
 from shared.cpu import set_up_process
 from shared.data import load
@@ -23,7 +14,7 @@ from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import run_command
 from shared.metrics import Row
-from shared.model import Model, prepare
+from shared.model import prepare
 from shared.progress import RunProgress
 from shared.runs import opened_run, run_folder, run_parser
 from shared.tracking import Tracker
@@ -66,8 +57,7 @@ def _train(config: Config, folder: Path, train: Windows) -> None:
     set_up_process(config.centralized.threads)
     statistics = ChannelStatistics.of(train)
     training = Training.centralized(config, prepare(config, train), statistics)
-    model, optimizer = training.model, training.optimizer
-    done, rows = _restore(folder, model, optimizer)
+    done, rows = _restore(folder, training)
     started = time.perf_counter()
     epochs = config.centralized.epochs
     with (
@@ -76,11 +66,12 @@ def _train(config: Config, folder: Path, train: Windows) -> None:
     ):
         for log in training.run(range(done, epochs)):
             row: Row = {"kind": "epoch", "round": log.epoch} | log.row()
-            save_snapshot(folder / "checkpoint", _snapshot(row, model, optimizer))
+            save_snapshot(folder / "checkpoint", Snapshot(log.epoch, training.state(), {"rows": [row]}))
             tracker.log([row])
             progress.show(row)
-    card = EncoderCard.describe(model.encoder, train.meta, statistics, config.digest("centralized"))
-    save_encoder(folder, model.encoder, card)
+    encoder = training.model.encoder
+    card = EncoderCard.describe(encoder, train.meta, statistics, config.digest("centralized"))
+    save_encoder(folder, encoder, card)
     table = Table(title=f"{folder.name}: {epochs} epochs", show_header=False)
     table.add_row("people, windows", f"{len(train.people)}, {len(train)}")
     table.add_row("time", f"{time.perf_counter() - started:.0f} s")
@@ -88,18 +79,12 @@ def _train(config: Config, folder: Path, train: Windows) -> None:
     Console().print(table)
 
 
-def _snapshot(row: Row, model: Model, optimizer: torch.optim.Optimizer) -> Snapshot:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    return Snapshot(row["round"], tensors | pack_optimizer(optimizer), {"rows": [row]})
-
-
-def _restore(folder: Path, model: Model, optimizer: torch.optim.Optimizer) -> tuple[int, list[Row]]:
+def _restore(folder: Path, training: Training) -> tuple[int, list[Row]]:
     """Load the last complete epoch, if there is one, and return its number and its rows."""
     snapshot = load_snapshot(folder / "checkpoint")
     if snapshot is None:
         return 0, []
-    model.load_state_dict({name: snapshot.tensors[f"model.{name}"] for name in model.state_dict()})
-    unpack_optimizer(optimizer, snapshot.tensors)
+    training.load(snapshot.tensors)
     return snapshot.step, snapshot.meta["rows"]
 
 

@@ -91,19 +91,20 @@ def train(message: Message, context: Context) -> Message:
     server_round = order.server_round
     set_up_process(config.train.threads)
     data = _prepared(config, _partition(context), _own_data(context))
-    if (sent := len(order.total)) != (channels := len(data.meta.channels)):
+    if (sent := len(order.total)) != (channels := len(data.windows.meta.channels)):
         raise UserError(f"the server sent sums of {sent} channels, this client has {channels}")
     training = Training.federated(config, data, order.statistics)
-    model, optimizer = training.model, training.optimizer
+    model = training.model
     policy = config.federation.norm_statistics
     state = PrivateState(
         _state_root(context, run_folder, order.run) / f"person_{data.person:02d}",
         config.digest("federated"),
         policy,
     )
-    residual = state.restore(model, optimizer, before=server_round)
+    residual = state.restore(training, before=server_round)
     received = _encoder_of(message, outgoing(model.encoder, policy))
     incoming(model.encoder, received, policy)
+    model.after_new_encoder(first=residual is None)
 
     epochs = config.federation.local_epochs
     own_epochs = range((server_round - 1) * epochs, server_round * epochs)
@@ -114,8 +115,8 @@ def train(message: Message, context: Context) -> Message:
     if config.privacy.name == "local":
         trained = private_update(received, trained, config.privacy)
     if config.federation.upload != FULL:
-        trained, residual = compress(received, trained, residual, config.federation.upload)
-    state.save(model, optimizer, server_round, residual, [log.row() for log in logs])
+        trained, residual = compress(received, trained, residual or {}, config.federation.upload)
+    state.save(training, server_round, residual or {}, [log.row() for log in logs])
     last = logs[-1]
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "partition-id": _partition(context),

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from shared.checkpoint import Snapshot, load_snapshot, pack_optimizer, save_snapshot, unpack_optimizer
+from shared.checkpoint import Snapshot, load_snapshot, save_snapshot
 from shared.errors import UserError
 from shared.exchange import NormStatistics, private_state
 from shared.files import write_atomic
 from shared.metrics import METRICS, read_metrics
-from shared.model import Model
+from shared.train import Training
 
 LOG = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ class PrivateState:
         self._digest = config_digest
         self._policy: NormStatistics = policy
 
-    def restore(self, model: Model, optimizer: torch.optim.Optimizer, before: int) -> dict[str, NDArray[Any]]:
+    def restore(self, training: Training, before: int) -> dict[str, NDArray[Any]] | None:
         """Load the newest state from before a round; the first time, the model stays as it was initialised.
 
         Returns:
-            What rounding took away from the last update.
+            What rounding took away from the last update; None where there is no state.
 
         Raises:
             UserError: The state belongs to another configuration.
@@ -50,26 +50,23 @@ class PrivateState:
         if snapshot is None:
             if before > 1:
                 LOG.warning("no private state from before round %d in %s: its heads start anew", before, self._folder)
-            return {}
+            return None
         if snapshot.meta["config"] != self._digest:
             raise UserError(f"the state in {self._folder} belongs to a run with another configuration")
-        state = {name: snapshot.tensors[f"model.{name}"] for name in private_state(model, self._policy)}
-        model.load_state_dict(model.state_dict() | state)
-        unpack_optimizer(optimizer, snapshot.tensors)
+        training.load(snapshot.tensors)
         kept = {name: value.numpy() for name, value in snapshot.tensors.items() if name.startswith(_RESIDUAL)}
         return {name.removeprefix(_RESIDUAL): value for name, value in kept.items()}
 
     def save(
         self,
-        model: Model,
-        optimizer: torch.optim.Optimizer,
+        training: Training,
         server_round: int,
         residual: Mapping[str, NDArray[Any]],
         logs: Sequence[Mapping[str, Any]],
     ) -> None:
         """Save the private half after a round, and the round's epochs in ``metrics.jsonl``, weights included."""
-        private = private_state(model, self._policy)
-        tensors = {f"model.{name}": value for name, value in private.items()} | pack_optimizer(optimizer)
+        shared = set(training.model.state_dict()) - set(private_state(training.model, self._policy))
+        tensors = {n: value for n, value in training.state().items() if n.removeprefix("model.") not in shared}
         tensors |= {_RESIDUAL + name: torch.from_numpy(value) for name, value in residual.items()}
         save_snapshot(self._folder, Snapshot(server_round, tensors, {"config": self._digest}))
         path = self._folder / METRICS

@@ -23,7 +23,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from shared.errors import UserError, choose
+from shared.errors import choose
 from shared.plausible import Triad
 
 NOISE = (0.02, 0.15)
@@ -94,6 +94,17 @@ def compose(names: Sequence[str]) -> Transform:
     return apply
 
 
+def sensors_of(channels: Channels, count: int) -> list[int]:
+    """Return for each of ``count`` channels the number of its sensor, from 0.
+
+    Total and body acceleration of a place come from one accelerometer.
+    """
+    sensor = {c: (triad.place, triad.kind == "gyro") for triad in channels.triads for c in triad.channels}
+    keys = [sensor.get(c, c) for c in range(count)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [numbers[key] for key in keys]
+
+
 def jitter(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     """Add white noise of one strength per window; keeps every channel's window mean."""
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -108,7 +119,7 @@ def scale(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     Keeps every channel's window mean, the direction of each sensor's deviation at each moment, and so total
     minus body acceleration up to the same gain.
     """
-    sensors = _sensors(channels, x.shape[1])
+    sensors = sensors_of(channels, x.shape[1])
     gain = _uniform(x, generator, (len(x), max(sensors) + 1), *GAIN)[:, sensors, None]
     return torch.lerp(x.mean(-1, keepdim=True), x, gain)
 
@@ -277,7 +288,7 @@ def drop_sensor(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     Keeps every channel's window mean and all other sensors. An accelerometer goes as one, with total and body
     acceleration.
     """
-    sensors = _sensors(channels, x.shape[1])
+    sensors = sensors_of(channels, x.shape[1])
     if max(sensors) == 0:
         sensors = list(range(x.shape[1]))
     lost = _integers(x, generator, max(sensors) + 1)
@@ -338,35 +349,6 @@ others destroy it.
 """
 
 
-def mask_patches(shape: tuple[int, int], patch: int, ratio: float, generator: Generator) -> Tensor:
-    """Draw which samples the reconstruction task hides.
-
-    Args:
-        shape: (N, T).
-        patch: Samples in a patch; the last of a window may be shorter, and a window of fewer than two
-            patches is cut in two.
-        ratio: Share of the patches to hide, between 0 and 1; at least one is hidden and one kept.
-        generator: Source of randomness; the mask is made on its device.
-
-    Returns:
-        bool (N, T), True where hidden; the same number of patches in each window.
-
-    Raises:
-        UserError: A ratio or patch out of range, or windows of a single sample.
-    """
-    n, samples = shape
-    if not 0 < ratio < 1 or patch < 1 or samples < 2:
-        raise UserError(
-            f"masking needs 0 < ratio < 1, patch >= 1 and windows of at least 2 samples; "
-            f"found ratio {ratio}, patch {patch}, {samples} samples"
-        )
-    patch = min(patch, (samples + 1) // 2)
-    patches = math.ceil(samples / patch)
-    hidden = min(max(round(ratio * patches), 1), patches - 1)
-    order = torch.rand(n, patches, generator=generator, device=generator.device).argsort(dim=1)
-    return (order < hidden).repeat_interleave(patch, dim=1)[:, :samples]
-
-
 def _uniform(x: Tensor, generator: Generator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
     """Draw uniformly from [low, high), in the type and on the device of ``x``."""
     return low + (high - low) * torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -410,17 +392,6 @@ def _filter(x: Tensor, response: Tensor) -> Tensor:
     """Multiply the spectrum of all channels of a window by its response (N, T // 2 + 1)."""
     filtered: Tensor = torch.fft.irfft(torch.fft.rfft(x) * response[:, None], n=x.shape[-1])
     return filtered
-
-
-def _sensors(channels: Channels, count: int) -> list[int]:
-    """Return for each of ``count`` channels the number of its sensor, from 0.
-
-    Total and body acceleration of a place come from one accelerometer.
-    """
-    sensor = {c: (triad.place, triad.kind == "gyro") for triad in channels.triads for c in triad.channels}
-    keys = [sensor.get(c, c) for c in range(count)]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return [numbers[key] for key in keys]
 
 
 def _mix_axes(x: Tensor, channels: Channels, draw: Callable[[list[Triad]], Tensor]) -> Tensor:

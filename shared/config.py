@@ -18,7 +18,9 @@ from shared.data import DATASETS, DataSettings
 from shared.encoders import ENCODERS, EncoderSettings
 from shared.errors import UserError, choose, nearest
 from shared.settings import NO_IDENTITY, IdentityOf, Settings, Way
+from shared.steps import STEPS, StepSettings
 from shared.tasks import TASKS, TaskSettings
+from shared.teacher import TeacherSettings
 from shared.weighting import WEIGHTINGS, WeightingSettings
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "default.yaml"
@@ -112,6 +114,8 @@ class Config(Settings):
     encoder: EncoderSettings
     tasks: dict[str, TaskSettings]
     weighting: WeightingSettings
+    step: StepSettings
+    teacher: TeacherSettings
     train: TrainSettings
     federation: Annotated[FederationSettings, IdentityOf("federated")]
     privacy: Annotated[PrivacySettings, IdentityOf("federated")]
@@ -234,6 +238,7 @@ def _check_names(values: Mapping[str, Any]) -> None:
     choose("data set", DATASETS, values["data"]["name"])
     choose("encoder", ENCODERS, values["encoder"]["name"])
     choose("weighting", WEIGHTINGS, values["weighting"]["name"])
+    choose("step", STEPS, values["step"]["name"])
     choose("aggregation", dict.fromkeys(AVERAGING + ROBUST), values["federation"]["aggregation"]["name"])
 
 

@@ -1,5 +1,6 @@
 """What encoders and task heads share: a normalised hidden layer for vectors, which also takes a batch of one."""
 
+from math import gcd
 from typing import Literal
 
 import torch.nn.functional as F
@@ -38,3 +39,8 @@ def hidden_layer(inputs: int, units: int, norm: Norm = "batch") -> list[nn.Modul
 
 def _norm(norm: Norm, features: int) -> nn.Module:
     return BatchNorm(features) if norm == "batch" else nn.LayerNorm(features)
+
+
+def maps_norm(norm: Norm, maps: int) -> nn.Module:
+    """Return the normalisation of maps (N, maps, L); "group" (Wu and He 2018) has up to 8 groups of at least two."""
+    return nn.BatchNorm1d(maps) if norm == "batch" else nn.GroupNorm(gcd(8, maps // 2), maps)

@@ -1,22 +1,21 @@
-"""One encoder, several pretext tasks and the rule that weighs them."""
+"""One encoder, several pretext tasks, the rule that weighs them, and what makes gradients of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.augmentations import Channels
 from shared.config import Config
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
-from shared.encoders import Encoder, build_encoder
-from shared.errors import UserError
-from shared.features import expert_features, feature_names
+from shared.encoders import Encoded, Encoder, View, build_encoder
 from shared.seeding import seeded_initialisation
-from shared.tasks import TASKS, Batch, Task, TaskContext, Views
+from shared.steps import Losses, Step, StepContext, build_step
+from shared.tasks import TASKS, Batch, Draw, Task, TaskContext
+from shared.teacher import MovingAverage, TeacherSettings
 from shared.weighting import Weighting, build_weighting
 
 EVERYBODY = 0
@@ -29,14 +28,14 @@ class TrainingData:
 
     Args:
         x: float32 (N, C, T) in physical units.
-        features: float32 (N, F) standardised expert features; F is 0 where no task needs them.
-        meta: What the channels are.
+        extras: What tasks need beside the windows, N rows each, by the name of the task.
+        windows: The windows that ``x`` is of.
         person: Whose windows they are; ``EVERYBODY`` where they are of several people.
     """
 
     x: Tensor
-    features: Tensor
-    meta: Meta
+    extras: Mapping[str, Tensor]
+    windows: Windows
     person: int
 
     def __len__(self) -> int:
@@ -44,40 +43,142 @@ class TrainingData:
 
     def to(self, device: torch.device) -> "TrainingData":
         """Return the data on a device."""
-        return replace(self, x=self.x.to(device), features=self.features.to(device))
+        return replace(self, x=self.x.to(device), extras={k: v.to(device) for k, v in self.extras.items()})
 
 
 class Model(nn.Module):
-    """The shared encoder, and beside it what stays private: the heads of the tasks and their weighting."""
+    """The shared encoder, and beside it what stays private: heads, weighting, step, teacher, blank token.
 
-    def __init__(self, encoder: Encoder, tasks: Mapping[str, Task], weighting: Weighting) -> None:
+    Args:
+        encoder: The shared part.
+        tasks: By name.
+        weighting: Of their losses.
+        step: Makes gradients.
+        teacher: How teachers follow.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tasks: Mapping[str, Task],
+        weighting: Weighting,
+        step: Step,
+        teacher: TeacherSettings,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict(tasks)
         self.tasks = dict(tasks)
         self.weighting = weighting
+        self.step = step
+        self.teacher_settings = teacher
+        self.teacher = MovingAverage(encoder) if any(task.teacher for task in tasks.values()) else None
+        self.blank: nn.Parameter | None = None
+        if encoder.takes_tokens and any(task.masks for task in tasks.values()):
+            self.blank = nn.Parameter(torch.zeros(encoder.width, 1))
+        self._teachers = [module for module in self.modules() if isinstance(module, MovingAverage)]
 
-    def losses(self, x: Tensor, features: Tensor, generator: torch.Generator, precision: torch.dtype) -> Tensor:
-        """Return the losses of the K tasks on a batch, (K,), with one pass of the encoder over all views.
+    def draw(self, batch: Batch, generator: torch.Generator) -> Draw:
+        """Draw the views of all tasks; every random choice comes from ``generator``."""
+        drawn = [task.views(batch, generator) for task in self.tasks.values()]
+        return Draw(batch, tuple(views for views, _ in drawn), tuple(memory for _, memory in drawn))
+
+    def batch(self, x: Tensor, extras: Mapping[str, Tensor]) -> Batch:
+        """Return windows (N, C, T) as the tasks see them, with their rows of the extras."""
+        return Batch(x, (x - self.encoder.mean) / self.encoder.std, extras)
+
+    def losses(
+        self, parts: Sequence[Draw], precision: torch.dtype, weights: Mapping[str, Tensor] | None = None
+    ) -> Losses:
+        """Return the losses of the K tasks on each of P parts of a batch.
+
+        Views that can share a pass of the encoder do.
 
         Args:
-            x: (N, C, T) windows in physical units.
-            features: (N, F) standardised expert features.
-            generator: Source of every random choice in the views.
+            parts: The parts, with their views.
             precision: Of the encoder's arithmetic; the heads and the losses are float32.
+            weights: Of the encoder, instead of its own.
         """
-        views: list[Views] = [task.views(x, generator) for task in self.tasks.values()]
-        windows = torch.cat([view.windows for view in views])
-        with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
-            embeddings = self.encoder(windows)
-        parts = embeddings.float().split([len(view.windows) for view in views])
-        batch = Batch((x - self.encoder.mean) / self.encoder.std, features)
-        return torch.stack(
-            [
-                task.loss(part, view.targets, batch)
-                for task, part, view in zip(self.tasks.values(), parts, views, strict=True)
-            ]
-        )
+        views = [view for part in parts for of_task in part.views for view in of_task]
+        encoded: dict[int, Encoded] = {}
+        embeddings, tokens = [], []
+        for members, together in grouped(views):
+            with torch.autocast(together.x.device.type, precision, enabled=precision != torch.float32):
+                whole = self._encode(together, weights)
+            if not together.teacher:
+                whole = whole._replace(pooled=self.step.calibrate(whole.pooled))
+                embeddings.append(whole.pooled)
+                tokens.append(whole.tokens)
+            encoded |= zip(members, whole.split([len(views[member].x) for member in members]), strict=True)
+        numbers = iter(range(len(views)))
+        values = [
+            torch.stack(
+                [
+                    task.loss([encoded[next(numbers)] for _ in of_task], memory, part.batch)
+                    for task, of_task, memory in zip(self.tasks.values(), part.views, part.memories, strict=True)
+                ]
+            )
+            for part in parts
+        ]
+        return Losses(torch.stack(values), tuple(embeddings), tuple(tokens))
+
+    def _encode(self, view: View, weights: Mapping[str, Tensor] | None) -> Encoded:
+        if view.teacher:
+            with torch.no_grad():
+                return cast(MovingAverage[Encoder], self.teacher).module.encode(view)
+        if weights is None:
+            return self.encoder.encode(view, self.blank)
+        varied = {f"encoder.{name}": value for name, value in weights.items()}
+        encoded: Encoded = torch.func.functional_call(_Encoding(self.encoder), varied, (view, self.blank))
+        return encoded
+
+    def after_step(self, progress: float) -> None:
+        """Move teachers, and what else moves after a step of the optimizer, at a point of the whole run (0 to 1)."""
+        momentum = self.teacher_settings.momentum_at(progress)
+        for teacher in self._teachers:
+            teacher.follow(momentum)
+        for task in self.tasks.values():
+            task.after_step(progress)
+
+    def after_new_encoder(self, first: bool) -> None:
+        """Adapt to an encoder that has arrived from the server.
+
+        Args:
+            first: Whether this is the first that this model has seen, so that there is nothing to follow from.
+        """
+        if self.teacher is not None and (first or self.teacher_settings.on_new_encoder == "restart"):
+            self.teacher.follow(0.0)
+        for task in self.tasks.values():
+            task.after_new_encoder()
+
+
+def grouped(views: Sequence[View]) -> list[tuple[list[int], View]]:
+    """Return the views that can share a pass of the encoder, together, each group with its members' numbers."""
+    groups: dict[Any, list[int]] = {}
+    for number, view in enumerate(views):
+        length = None if view.keep is None else view.keep.shape[1]
+        groups.setdefault((view.teacher, view.x.shape[1:], view.mask is None, length), []).append(number)
+    together = []
+    for members in groups.values():
+        x, keep, mask, teacher = zip(*(views[member] for member in members), strict=True)
+        together.append((members, View(torch.cat(x), _cat(keep), _cat(mask), teacher[0])))
+    return together
+
+
+def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(present) if present else None
+
+
+class _Encoding(nn.Module):
+    """Calls ``encode``, for ``functional_call``, which knows ``forward`` only."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, view: View, blank: Tensor | None) -> Encoded:
+        return self.encoder.encode(view, blank)
 
 
 def build_initial_encoder(config: Config, channels: int, samples: int) -> Encoder:
@@ -96,64 +197,45 @@ def build_model(config: Config, meta: Meta, samples: int, statistics: ChannelSta
         meta: The channels.
         samples: T.
         statistics: Of the training people; standardises the encoder's input.
+
+    Raises:
+        UserError: A task asks for what the encoder cannot do, or for what the windows do not have.
     """
     encoder = build_initial_encoder(config, len(meta.channels), samples)
     encoder.standardise(statistics.mean, statistics.std)
     std = torch.as_tensor(statistics.std, dtype=torch.float32)
-    context = TaskContext(Channels(meta.triads, std, meta.rate), samples, encoder.dim, _feature_count(config, meta))
+    context = TaskContext(
+        channels=Channels(meta.triads, std, meta.rate),
+        samples=samples,
+        dim=encoder.dim,
+        width=encoder.width,
+        positions=encoder.positions,
+        stride=encoder.stride,
+        takes_tokens=encoder.takes_tokens,
+        encoder=config.encoder.name,
+        extra=0,
+    )
     with seeded_initialisation(config.seed, "tasks"):
-        tasks = {name: TASKS[name](settings, context) for name, settings in config.enabled_tasks.items()}
+        tasks = {
+            name: TASKS[name](settings, replace(context, extra=TASKS[name].extra_width(settings, meta)))
+            for name, settings in config.enabled_tasks.items()
+        }
     weights = {name: settings.weight for name, settings in config.enabled_tasks.items()}
-    return Model(encoder, tasks, build_weighting(config.weighting, weights))
+    with seeded_initialisation(config.seed, "step"):
+        step = build_step(config.step, StepContext(encoder.dim))
+    return Model(encoder, tasks, build_weighting(config.weighting, weights), step, config.teacher)
 
 
 def prepare(config: Config, windows: Windows) -> TrainingData:
-    """Turn windows into what the training loop takes, with expert features standardised for each person.
+    """Turn windows into what the training loop takes, with what the tasks need beside them.
 
     Raises:
-        UserError: Shipped features are asked for and the data set has none.
+        UserError: A task cannot have what it needs of these windows.
     """
-    x = torch.from_numpy(windows.x)
+    extras = {
+        name: make(windows, None, settings, None)
+        for name, settings in config.enabled_tasks.items()
+        if (make := TASKS[name].extra) is not None
+    }
     person = windows.people[0] if len(windows.people) == 1 else EVERYBODY
-    if not _needs_features(config):
-        return TrainingData(x, torch.empty(len(x), 0), windows.meta, person)
-    if _ships_features(config):
-        if windows.features is None:
-            raise UserError(f"tasks.features.source is 'shipped', but {windows.meta.name} ships no features")
-        features = torch.from_numpy(windows.features)
-    else:
-        features = expert_features(x, windows.meta)
-    return TrainingData(x, standardise_by_person(features, windows.subject), windows.meta, person)
-
-
-def standardise_by_person(features: Tensor, people: NDArray[np.int64]) -> Tensor:
-    """Return features (N, F) with mean 0 and standard deviation 1 over each person's windows, cut off at 5.
-
-    A client has its own person's windows only, and the baseline trains the same targets. On held-out people this is no
-    worse than the statistics of everybody (docs/results.md), and nothing has to travel for it.
-
-    Args:
-        features: float32 (N, F).
-        people: int64 (N,), whose windows they are.
-    """
-    standardised = torch.empty_like(features)
-    for person in np.unique(people):
-        rows = torch.from_numpy(people == person)
-        spread, mean = torch.std_mean(features[rows], dim=0, correction=0)
-        # A feature that hardly varies within one person would otherwise become huge for a single window.
-        standardised[rows] = ((features[rows] - mean) / spread.clamp_min(1e-6)).clamp(-5, 5)
-    return standardised
-
-
-def _needs_features(config: Config) -> bool:
-    return any(TASKS[name].needs_features for name in config.enabled_tasks)
-
-
-def _ships_features(config: Config) -> bool:
-    return getattr(config.tasks["features"], "source", None) == "shipped"
-
-
-def _feature_count(config: Config, meta: Meta) -> int:
-    if not _needs_features(config):
-        return 0
-    return len(meta.feature_names if _ships_features(config) else feature_names(meta))
+    return TrainingData(torch.from_numpy(windows.x), extras, windows, person)

@@ -5,14 +5,16 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.checkpoint import pack_optimizer, unpack_optimizer
 from shared.config import Config, TrainSettings
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
@@ -80,7 +82,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 def build_optimizer(model: Model, settings: TrainSettings) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019) with weight decay on matrices and kernels only."""
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]  # a teacher's are moved without gradients
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -134,11 +136,12 @@ class Training:
         total_epochs: int,
     ) -> None:
         device = pick_device(config.train.device)
-        self.model = build_model(config, data.meta, data.x.shape[2], statistics).to(device)
+        self.model = build_model(config, data.windows.meta, data.x.shape[2], statistics).to(device)
         self.optimizer = build_optimizer(self.model, config.train)
         self.data = data.to(device)
         self.precision = pick_precision(config.train.precision, device)
         self._config = config
+        self._remade = {n: every for n, s in config.enabled_tasks.items() if (every := s.remake_every) is not None}
         self._batch_size = batch_size
         self._total_epochs = total_epochs
 
@@ -184,16 +187,18 @@ class Training:
         model.train()
         for epoch in epochs:
             started = time.perf_counter()
+            self._remake_extras(epoch)
             generator = make_generator(self._config.seed, epoch, data.person, device=device)
             order = torch.randperm(len(data), generator=generator, device=device)
             sums = torch.zeros(len(model.tasks), device=device)
             total = torch.zeros((), device=device)
             for number, rows in enumerate(order.tensor_split(steps)):
-                rate = schedule(settings, (epoch + (number + 0.5) / steps) / self._total_epochs)
+                progress = (epoch + (number + 0.5) / steps) / self._total_epochs
+                rate = schedule(settings, progress)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 pull = proximal_mu / 2 * _squared_distance(model.encoder, origin) if proximal_mu else None
-                losses, loss = self.step(rows, generator, pull)
+                losses, loss = self.step(rows, generator, progress, pull)
                 sums += losses * len(rows)
                 total += loss * len(rows)
             means = sums / len(data)
@@ -217,26 +222,53 @@ class Training:
                 memory=_peak_memory(),
             )
 
-    def step(self, rows: Tensor, generator: torch.Generator, pull: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def step(
+        self, rows: Tensor, generator: torch.Generator, progress: float, pull: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Take one step of the optimizer on some windows.
 
         Args:
             rows: int64 (B,), the windows' numbers.
             generator: Source of every random choice in the views.
+            progress: Of the whole run, from 0 to 1.
             pull: A scalar that is added to the loss.
 
         Returns:
             The losses of the K tasks, (K,), and the scalar that was minimised; without gradients.
         """
-        losses = self.model.losses(self.data.x[rows], self.data.features[rows], generator, self.precision)
-        self.model.weighting.observe(losses.detach())
-        loss = self.model.weighting(losses)
-        if pull is not None:
-            loss = loss + pull
+        model = self.model
+        batch = model.batch(self.data.x[rows], {name: extra[rows] for name, extra in self.data.extras.items()})
+        parts = [model.draw(part, generator) for part in batch.split(model.step.parts(len(rows)))]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses_at = partial(model.losses, precision=self.precision)
+        losses, loss = model.step.backward(losses_at, parts, model.weighting, model.encoder, pull)
         self.optimizer.step()
-        return losses.detach(), loss.detach()
+        model.after_step(progress)
+        return losses, loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that a later ``load`` needs: the model, the optimizer, and extras that are made again."""
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        state |= {f"extra.{name}": self.data.extras[name] for name in self._remade}
+        return state | pack_optimizer(self.optimizer)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what ``state`` returned, or a part of it; of the model, what is missing stays as it is."""
+        model = self.model.state_dict()
+        self.model.load_state_dict(model | {n: tensors[f"model.{n}"] for n in model if f"model.{n}" in tensors})
+        unpack_optimizer(self.optimizer, tensors)
+        extras = {name: tensors[f"extra.{name}"].to(self.data.x.device) for name in self._remade}
+        self.data = replace(self.data, extras=dict(self.data.extras) | extras)
+
+    def _remake_extras(self, epoch: int) -> None:
+        """Make those extras again, by the encoder of now, whose time it is."""
+        for name, every in self._remade.items():
+            if epoch and epoch % every == 0 and (make := TASKS[name].extra) is not None:
+                extras = dict(self.data.extras)
+                encoder = self.model.encoder.eval()
+                made = make(self.data.windows, encoder, self._config.tasks[name], extras[name])
+                encoder.train()
+                self.data = replace(self.data, extras=extras | {name: made.to(self.data.x.device)})
 
 
 def check_trainable(config: Config, windows: Windows) -> None:
@@ -255,7 +287,8 @@ def check_trainable(config: Config, windows: Windows) -> None:
     few = windows[np.arange(min(2, len(windows)))]
     model = build_model(config, few.meta, few.x.shape[2], ChannelStatistics.of(few)).to(device)
     data = prepare(config, few).to(device)
-    model.losses(data.x, data.features, make_generator(config.seed, device=device), torch.float32)
+    draw = model.draw(model.batch(data.x, data.extras), make_generator(config.seed, device=device))
+    model.losses([draw], torch.float32)
 
 
 def warn_of_lone_windows(config: Config, windows: Iterable[int], block: Literal["train", "centralized"]) -> None:

@@ -19,7 +19,6 @@ from shared.augmentations import (
     TRANSFORMS,
     Channels,
     compose,
-    mask_patches,
 )
 from shared.data import uci_har
 from shared.data.windows import Meta
@@ -394,35 +393,3 @@ def test_compose_applies_in_order() -> None:
 def test_compose_refuses_an_unknown_name() -> None:
     with pytest.raises(UserError, match=r"unknown augmentation 'jiter' \(did you mean 'jitter'\?\)"):
         compose(["scale", "jiter"])
-
-
-@given(
-    st.integers(1, 6),
-    st.integers(2, 140),
-    st.integers(1, 150),
-    st.floats(0.01, 0.99),
-    seeds,
-)
-def test_mask_patches(n: int, samples: int, patch: int, ratio: float, seed: int) -> None:
-    mask = mask_patches((n, samples), patch, ratio, generator(seed))
-    assert mask.dtype == torch.bool and mask.shape == (n, samples)
-    assert mask.any(1).all() and not mask.all(1).any()
-    assert torch.equal(mask, mask_patches((n, samples), patch, ratio, generator(seed)))
-    size = min(patch, math.ceil(samples / 2))
-    starts = range(0, samples, size)
-    patches = torch.stack([mask[:, s : s + size].float().mean(1) for s in starts], 1)
-    assert set(patches.unique().tolist()) == {0.0, 1.0}, "a patch is hidden as a whole or not at all"
-    hidden = min(max(round(ratio * len(starts)), 1), len(starts) - 1)
-    assert (patches.sum(1) == hidden).all()
-
-
-def test_mask_patches_hides_each_patch_equally_often() -> None:
-    mask = mask_patches((4000, 128), 8, 0.5, generator())
-    assert close(mask.float().mean(0), torch.full((128,), 0.5), 0.04)
-    assert len({tuple(row) for row in mask[:100].tolist()}) > 90
-
-
-@pytest.mark.parametrize(("samples", "patch", "ratio"), [(1, 8, 0.5), (64, 0, 0.5), (64, 8, 0.0), (64, 8, 1.0)])
-def test_mask_patches_refuses_the_impossible(samples: int, patch: int, ratio: float) -> None:
-    with pytest.raises(UserError, match=f"found ratio {ratio}, patch {patch}, {samples} samples"):
-        mask_patches((2, samples), patch, ratio, generator())

@@ -1,6 +1,6 @@
 """The pretext tasks, by name."""
 
-from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, Views
+from shared.tasks.base import Batch, Draw, Task, TaskContext, TaskSettings
 from shared.tasks.contrastive import Contrastive
 from shared.tasks.features import Features
 from shared.tasks.reconstruction import Reconstruction
@@ -13,4 +13,4 @@ TASKS: dict[str, type[Task]] = {
     "features": Features,
 }
 
-__all__ = ["TASKS", "Batch", "Task", "TaskContext", "TaskSettings", "Views"]
+__all__ = ["TASKS", "Batch", "Draw", "Task", "TaskContext", "TaskSettings"]

@@ -1,14 +1,17 @@
 """What a pretext task is: the views that it wants encoded, a private head, and a loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from shared.augmentations import Channels
+from shared.data.windows import Meta, Windows
+from shared.encoders import Encoded, Encoder, View
 from shared.layers import hidden_layer
 from shared.settings import Settings
 
@@ -19,15 +22,37 @@ class TaskSettings(Settings):
     enabled: bool
     weight: PositiveFloat
 
+    @property
+    def remake_every(self) -> int | None:
+        """Epochs, counted over the whole run, after which the task's extra is made again; None: never."""
+        return None
+
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What a task may know when it builds its head: channels C, samples T, embedding D, features F."""
+    """What a task may know when it builds its head.
+
+    Args:
+        channels: The C channels.
+        samples: T.
+        dim: D, of what is pooled.
+        width: H, of a token.
+        positions: L.
+        stride: Samples of a position.
+        takes_tokens: Whether the encoder can leave positions out; the encoder's name stands in ``encoder``.
+        encoder: The encoder's name.
+        extra: F, the width of the task's extra; 0 where it has none, or one without a width.
+    """
 
     channels: Channels
     samples: int
     dim: int
-    features: int
+    width: int
+    positions: int
+    stride: int
+    takes_tokens: bool
+    encoder: str
+    extra: int
 
     @property
     def channel_count(self) -> int:
@@ -35,45 +60,113 @@ class TaskContext:
         return len(self.channels.std)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """N windows as a loss sees them.
+class Batch(NamedTuple):
+    """N windows.
 
     Args:
-        standardised: (N, C, T) windows with training mean 0 and standard deviation 1 in each channel.
-        features: (N, F) standardised expert features; F is 0 where no task asked for them.
+        x: (N, C, T) in physical units.
+        standardised: The same with training mean 0 and standard deviation 1 in each channel.
+        extras: What was computed of these windows before, by the name of the task that asked for it; N rows each.
     """
 
+    x: Tensor
     standardised: Tensor
-    features: Tensor
+    extras: Mapping[str, Tensor]
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Cut into nearly equal parts."""
+        if parts == 1:
+            return [self]
+        columns = [column.tensor_split(parts) for column in (self.x, self.standardised, *self.extras.values())]
+        return [
+            Batch(x, standardised, dict(zip(self.extras, extras, strict=True)))
+            for x, standardised, *extras in zip(*columns, strict=True)
+        ]
 
 
-class Views(NamedTuple):
-    """M windows (M, C, T) to encode, in physical units, and what the loss must remember of how they were made."""
+class Draw(NamedTuple):
+    """A batch, and the views that each of K tasks wants of it, with what its loss must remember."""
 
-    windows: Tensor
-    targets: Any
+    batch: Batch
+    views: tuple[list[View], ...]
+    memories: tuple[Any, ...]
+
+
+class Extra(Protocol):
+    """Computes what a task needs of all windows beside the windows."""
+
+    def __call__(self, windows: Windows, encoder: Encoder | None, settings: Any, before: Tensor | None, /) -> Tensor:
+        """Compute it.
+
+        Args:
+            windows: N windows.
+            encoder: As it is now; None before training.
+            settings: Of the task.
+            before: What was computed before, and shall be replaced; None the first time.
+
+        Returns:
+            N rows.
+        """
+        ...
 
 
 class Task(nn.Module, ABC):
-    """A pretext task. A new one is a file in this package, a line in ``TASKS`` and a block in the YAML."""
+    """A pretext task. A new one is a file in this package, a line in ``TASKS`` and a block in the YAML.
+
+    Attributes:
+        projections: Of the last batch, (N, P), what the loss compares: where they hardly differ from window to window,
+            the task has collapsed. None where it cannot.
+        code_shares: Of the last batch, (K,), the mean share of each code; None where the task has no codes.
+        chance: The loss of a head that knows nothing; None where there is no such number.
+    """
 
     Settings: ClassVar[type[TaskSettings]]
-    needs_features: ClassVar[bool] = False
+    extra: ClassVar[Extra | None] = None
     compares_windows: ClassVar[bool] = False
     """Whether the loss compares windows of a batch with each other, so that a batch of one teaches nothing."""
+    teacher: ClassVar[bool] = False
+    """Whether it has views encoded by the teacher."""
+    masks: ClassVar[bool] = False
+    """Whether it has views masked."""
+    advice: ClassVar[str] = ""
+    """What to turn where the task collapses, or learns nothing."""
+
+    projections: Tensor | None = None
+    code_shares: Tensor | None = None
+    chance: float | None = None
+
+    @classmethod
+    def extra_width(cls, settings: Any, meta: Meta) -> int:
+        """Return the width F of the task's extra (N, F); 0 where it has none, or one without a width."""
+        return 0
 
     @abstractmethod
     def __init__(self, settings: Any, context: TaskContext) -> None:
         super().__init__()
 
     @abstractmethod
-    def views(self, x: Tensor, generator: torch.Generator) -> Views:
-        """Return the views of ``x`` (N, C, T) that must be encoded; all randomness comes from ``generator``."""
+    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Any]:
+        """Return what must be encoded, and what the loss must remember of how it was made.
+
+        All randomness comes from ``generator``.
+        """
 
     @abstractmethod
-    def loss(self, embeddings: Tensor, targets: Any, batch: Batch) -> Tensor:
-        """Return the scalar loss of the encoded views (M, D), with the targets that ``views`` gave."""
+    def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
+        """Return the scalar loss of the encoded views, with the memory that ``views`` gave.
+
+        It may be called more than once for one step: what moves from step to step, moves in ``after_step``.
+        """
+
+    def after_step(self, progress: float) -> None:
+        """Move what moves after a step of the optimizer: a queue, a centre, a temperature.
+
+        Args:
+            progress: Of the whole run, from 0 to 1.
+        """
+
+    def after_new_encoder(self) -> None:
+        """Give up what belongs to the encoder of before: a new one has arrived from the server."""
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

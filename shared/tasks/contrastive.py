@@ -12,9 +12,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from shared.augmentations import compose
+from shared.encoders import Encoded, View
 from shared.errors import choose
 from shared.losses import barlow_twins, nt_xent, vicreg
-from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, Views, mlp
+from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
 
 
 class ContrastiveSettings(TaskSettings):
@@ -58,11 +59,12 @@ class Contrastive(Task):
         self.transform = compose(settings.transforms)
         self.head = mlp(context.dim, settings.hidden, settings.projection)
 
-    def views(self, x: Tensor, generator: torch.Generator) -> Views:
+    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Any]:
         """Both views, one after the other (2N, C, T): the transformations draw afresh for each row."""
-        return Views(self.transform(torch.cat([x, x]), generator, self.channels), None)
+        return [View(self.transform(torch.cat([batch.x, batch.x]), generator, self.channels))], None
 
-    def loss(self, embeddings: Tensor, targets: Any, batch: Batch) -> Tensor:
+    def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
         """The chosen objective on the projections (N, P) of the two views."""
-        first, second = self.head(embeddings).chunk(2)
+        first, second = self.head(encoded[0].pooled).chunk(2)
+        self.projections = first.detach()
         return self.objective(self.settings, first, second)

@@ -9,9 +9,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from shared.augmentations import mask_patches
+from shared.encoders import Encoded, View
 from shared.losses import masked_mse
-from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, Views, mlp
+from shared.masks import fill, mask_patches
+from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
 
 
 class ReconstructionSettings(TaskSettings):
@@ -33,13 +34,11 @@ class Reconstruction(Task):
         self.shape = (context.channel_count, context.samples)
         self.decoder = mlp(context.dim, settings.hidden, context.channel_count * context.samples)
 
-    def views(self, x: Tensor, generator: torch.Generator) -> Views:
+    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """Replace masked samples by the mean of the samples that stay, channel by channel."""
-        mask = mask_patches((len(x), x.shape[2]), self.patch, self.ratio, generator)
-        kept = (~mask).unsqueeze(1).to(x.dtype)
-        mean = (x * kept).sum(dim=2, keepdim=True) / kept.sum(dim=2, keepdim=True)
-        return Views(torch.where(mask.unsqueeze(1), mean, x), mask)
+        mask = mask_patches((len(batch.x), self.shape[1]), self.patch, self.ratio, generator)
+        return [View(fill(batch.x, mask.unsqueeze(1), batch.x.new_zeros(self.shape[0], 1)))], mask
 
-    def loss(self, embeddings: Tensor, targets: Any, batch: Batch) -> Tensor:
+    def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
         """Mean squared error on the masked samples of all channels, in standard deviations squared."""
-        return masked_mse(self.decoder(embeddings).view(-1, *self.shape), batch.standardised, targets)
+        return masked_mse(self.decoder(encoded[0].pooled).view(-1, *self.shape), batch.standardised, memory)

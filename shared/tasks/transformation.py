@@ -4,6 +4,7 @@ After Saeed, Ozcebi and Lukkien 2019, "Multi-task self-supervised learning for h
 softmax over all transformations instead of one binary head each.
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +13,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from shared.augmentations import TRANSFORMS
+from shared.encoders import Encoded, View
 from shared.errors import choose
-from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, Views, mlp
+from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
 
 
 class TransformationSettings(TaskSettings):
@@ -33,13 +35,14 @@ class Transformation(Task):
         self.channels = context.channels
         self.transforms = [choose("transformation", TRANSFORMS, name) for name in settings.transforms]
         self.head = mlp(context.dim, settings.hidden, len(self.transforms) + 1)
+        self.chance = math.log(len(self.transforms) + 1)
 
-    def views(self, x: Tensor, generator: torch.Generator) -> Views:
+    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """Split the batch at random into K + 1 nearly equal groups, and transform each group at once.
 
         Which groups get the one window more is drawn too, so that small batches meet every class in time.
         """
-        classes = len(self.transforms) + 1
+        x, classes = batch.x, len(self.transforms) + 1
         order = torch.randperm(len(x), generator=generator, device=x.device)
         first = int(torch.randint(classes, (1,), generator=generator, device=x.device))
         labels = (torch.arange(len(x), device=x.device) * classes // len(x) + first) % classes
@@ -50,8 +53,8 @@ class Transformation(Task):
                 windows[rows] = transform(x[rows], generator, self.channels)
         targets = torch.empty_like(labels)
         targets[order] = labels
-        return Views(windows, targets)
+        return [View(windows)], targets
 
-    def loss(self, embeddings: Tensor, targets: Any, batch: Batch) -> Tensor:
+    def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
         """Cross-entropy of the head's logits (N, K + 1) against the transformations applied (N,)."""
-        return F.cross_entropy(self.head(embeddings), targets)
+        return F.cross_entropy(self.head(encoded[0].pooled), memory)

@@ -1,0 +1,77 @@
+"""An encoder of tokens: each position in time is one, and they attend to each other."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.encoders.base import ATTENTION_HEADS, Backbone, Block, EncoderSettings, TokenLayer
+from shared.layers import Norm, maps_norm
+
+PATCH = 8
+"""Samples of a token."""
+
+
+def transformer(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
+    """Pre-norm transformer over patches of 8 samples with learned positions, H = 2 width.
+
+    As in Zerveas et al. 2021 (section 3.1) the tokens of a series are normalised over the batch, not one by
+    one; ``norm: group`` normalises each window by itself.
+    """
+    maps = 2 * settings.width
+    layers = nn.Sequential(
+        _Patches(channels, maps, samples),
+        _Attention(maps, settings.norm),
+        _Attention(maps, settings.norm),
+        maps_norm(settings.norm, maps),
+    )
+    return Backbone(layers, (Block(1, maps), Block(3, maps)), PATCH)
+
+
+class _Patches(TokenLayer):
+    """Tokens of 8 samples plus learned positions: (N, channels, samples) to (N, maps, ceil(samples / 8))."""
+
+    def __init__(self, channels: int, maps: int, samples: int) -> None:
+        super().__init__()
+        self.missing = -samples % PATCH
+        self.embedding = nn.Conv1d(channels, maps, PATCH, stride=PATCH)
+        self.positions = nn.Parameter(0.02 * torch.randn(maps, (samples + self.missing) // PATCH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Windows are standardised: zeros continue them with the channel's mean.
+        tokens: Tensor = self.embedding(F.pad(x, (0, self.missing))) + self.positions
+        return tokens
+
+    def arrange(self, tokens: Tensor, keep: Tensor | None, hidden: Tensor | None, blank: Tensor | None) -> Tensor:
+        """Put the blank token, at its position, where all is hidden, and leave out what is not kept."""
+        if hidden is not None and blank is not None:
+            tokens = torch.where(hidden.unsqueeze(1), (blank + self.positions).to(tokens.dtype), tokens)
+        if keep is not None:
+            tokens = tokens.gather(2, keep.unsqueeze(1).expand(-1, tokens.shape[1], -1))
+        return tokens
+
+
+class _Attention(nn.Module):
+    """A pre-norm layer of self-attention and feed-forward, without dropout: (N, maps, L) to the same."""
+
+    def __init__(self, maps: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm_attention = maps_norm(norm, maps)
+        self.projections = nn.Linear(maps, 3 * maps)
+        self.output = nn.Linear(maps, maps)
+        self.norm_forward = maps_norm(norm, maps)
+        self.forward_layers = nn.Sequential(nn.Linear(maps, 2 * maps), nn.GELU(), nn.Linear(2 * maps, maps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._attend(self.norm_attention(x).transpose(1, 2)).transpose(1, 2)
+        forward: Tensor = self.forward_layers(self.norm_forward(x).transpose(1, 2))
+        return x + forward.transpose(1, 2)
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1) over (N, L, maps)."""
+        heads = self.projections(tokens).unflatten(2, (3, ATTENTION_HEADS, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = heads
+        # Written out: with so few tokens the fused CPU kernel's backward pass is many times slower.
+        weights = (query @ key.transpose(2, 3) / query.shape[3] ** 0.5).softmax(dim=3)
+        mixed = weights @ value
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return output

@@ -1,0 +1,134 @@
+"""What is hidden from an encoder, and what stands in its place.
+
+Shapes: N windows, C channels, T samples, L positions in time. True means hidden.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Generator, Tensor
+
+from shared.augmentations import Channels, sensors_of
+from shared.errors import UserError
+from shared.settings import Settings
+
+
+class MaskSettings(Settings):
+    """How positions are hidden; the same number in each window.
+
+    Args:
+        kind: "tube" hides positions in all channels at once, so that no sensor tells what another one shows there
+            (VideoMAE, Tong et al. 2022); "span" the same in stretches of ``span`` positions (wav2vec 2.0, Baevski et
+            al. 2020); "block" in a single stretch; "random" hides positions of each sensor by itself; "sensor" hides
+            whole sensors (nodes in GraphMAE, Hou et al. 2022).
+        ratio: Share of the positions, or of the sensors, that is hidden; at least one is, and one is not.
+        span: Positions of a stretch of "span".
+    """
+
+    kind: Literal["tube", "span", "block", "random", "sensor"]
+    ratio: float = Field(gt=0, lt=1)
+    span: PositiveInt
+
+    @property
+    def whole_positions(self) -> bool:
+        """Whether a hidden position is hidden in all channels, so that it can be left out."""
+        return self.kind in ("tube", "span", "block")
+
+
+def check_maskable(settings: MaskSettings, channels: Channels, positions: int) -> None:
+    """Refuse masks that would hide all or nothing.
+
+    Raises:
+        UserError: Fewer than two positions, or fewer than two sensors where whole sensors are hidden.
+    """
+    parts = max(sensors_of(channels, len(channels.std))) + 1 if settings.kind == "sensor" else positions
+    if parts < 2:
+        what = "sensors" if settings.kind == "sensor" else "positions in time"
+        raise UserError(f"masks of kind {settings.kind!r} need at least 2 {what} in a window, found {parts}")
+
+
+def draw_mask(settings: MaskSettings, n: int, positions: int, channels: Channels, generator: Generator) -> Tensor:
+    """Draw what is hidden from each of ``n`` windows, bool (N, C, L), on the generator's device."""
+    device = generator.device
+    sensors = torch.tensor(sensors_of(channels, len(channels.std)), device=device)
+    count = int(sensors.max()) + 1
+    hidden = _share(settings.ratio, positions)
+    if settings.kind == "sensor":
+        lost = _lowest(torch.rand(n, count, generator=generator, device=device), _share(settings.ratio, count))
+        return lost[:, sensors, None].expand(-1, -1, positions)
+    if settings.kind == "random":
+        return _lowest(torch.rand(n, count, positions, generator=generator, device=device), hidden)[:, sensors]
+    if settings.kind == "tube":
+        mask = _lowest(torch.rand(n, positions, generator=generator, device=device), hidden)
+    elif settings.kind == "span":
+        # Stretches begin anywhere. They are hidden in random order, from the left, until there are enough positions.
+        phase = torch.randint(settings.span, (n, 1), generator=generator, device=device)
+        stretch = (torch.arange(positions, device=device) + phase) // settings.span
+        order = torch.rand(n, positions // settings.span + 2, generator=generator, device=device)
+        mask = _lowest(order.gather(1, stretch), hidden)
+    else:
+        first = torch.randint(positions - hidden + 1, (n, 1), generator=generator, device=device)
+        place = torch.arange(positions, device=device)
+        mask = (place >= first) & (place < first + hidden)
+    return mask[:, None].expand(-1, len(sensors), -1)
+
+
+def visible_positions(mask: Tensor) -> Tensor:
+    """Return the positions that a mask of whole positions, bool (N, C, L), leaves: int64 (N, V), in order of time."""
+    seen = ~mask[:, 0]
+    return seen.nonzero()[:, 1].view(len(mask), int(seen[0].sum()) if len(mask) else 0)
+
+
+def fill(x: Tensor, mask: Tensor, otherwise: Tensor) -> Tensor:
+    """Replace hidden samples by the mean of the samples of that channel that stay.
+
+    Args:
+        x: (N, C, T).
+        mask: bool (N, C, T), or (N, 1, T) for all channels alike.
+        otherwise: (C, 1), for channels of which nothing stays.
+    """
+    kept = (~mask).to(x.dtype)
+    count = kept.sum(dim=2, keepdim=True)
+    mean = torch.where(count > 0, (x * kept).sum(dim=2, keepdim=True) / count, otherwise)
+    return torch.where(mask, mean, x)
+
+
+def mask_patches(shape: tuple[int, int], patch: int, ratio: float, generator: Generator) -> Tensor:
+    """Draw which samples the reconstruction task hides.
+
+    Args:
+        shape: (N, T).
+        patch: Samples in a patch; the last of a window may be shorter, and a window of fewer than two
+            patches is cut in two.
+        ratio: Share of the patches to hide, between 0 and 1; at least one is hidden and one kept.
+        generator: Source of randomness; the mask is made on its device.
+
+    Returns:
+        bool (N, T), True where hidden; the same number of patches in each window.
+
+    Raises:
+        UserError: A ratio or patch out of range, or windows of a single sample.
+    """
+    n, samples = shape
+    if not 0 < ratio < 1 or patch < 1 or samples < 2:
+        raise UserError(
+            f"masking needs 0 < ratio < 1, patch >= 1 and windows of at least 2 samples; "
+            f"found ratio {ratio}, patch {patch}, {samples} samples"
+        )
+    patch = min(patch, (samples + 1) // 2)
+    patches = math.ceil(samples / patch)
+    hidden = min(max(round(ratio * patches), 1), patches - 1)
+    order = torch.rand(n, patches, generator=generator, device=generator.device).argsort(dim=1)
+    return (order < hidden).repeat_interleave(patch, dim=1)[:, :samples]
+
+
+def _share(ratio: float, of: int) -> int:
+    return min(max(round(ratio * of), 1), of - 1)
+
+
+def _lowest(scores: Tensor, count: int) -> Tensor:
+    """True at the ``count`` lowest scores of the last dimension, from the left where they are equal."""
+    order = scores.argsort(dim=-1, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order[..., :count], True)

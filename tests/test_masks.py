@@ -1,0 +1,129 @@
+"""What masks hide, how much of it, and what an encoder makes of it."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from shared.augmentations import Channels
+from shared.errors import UserError
+from shared.masks import MaskSettings, check_maskable, draw_mask, fill, mask_patches, visible_positions
+from shared.plausible import find_triads
+
+pytestmark = pytest.mark.numerics
+
+seeds = st.integers(0, 2**31)
+KINDS = ("tube", "span", "block", "random", "sensor")
+PHONE = Channels(
+    find_triads(tuple(f"{kind}_{axis}" for kind in ("total_acc", "body_acc", "gyro") for axis in "xyz")),
+    torch.ones(9),
+    50.0,
+)
+
+
+def generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool((a - b).abs().max() <= tolerance)
+
+
+def runs(row: Tensor) -> list[int]:
+    """The lengths of the stretches that are hidden."""
+    text = "".join("x" if hidden else " " for hidden in row.tolist())
+    return [len(stretch) for stretch in text.split()]
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 6), st.integers(2, 40), st.floats(0.01, 0.99), st.integers(1, 50), seeds)
+def test_a_mask_hides_the_share_it_is_told_to(
+    kind: str, n: int, positions: int, ratio: float, span: int, seed: int
+) -> None:
+    settings = MaskSettings(kind=kind, ratio=ratio, span=span)
+    mask = draw_mask(settings, n, positions, PHONE, generator(seed))
+    assert mask.dtype == torch.bool and mask.shape == (n, 9, positions)
+    assert torch.equal(mask, draw_mask(settings, n, positions, PHONE, generator(seed)))
+    assert torch.equal(mask[:, :3], mask[:, 3:6]), "total and body acceleration are one sensor"
+    parts = 2 if kind == "sensor" else positions
+    expected = min(max(round(ratio * parts), 1), parts - 1)
+    shown = mask[:, [0, 6], 0] if kind == "sensor" else mask[:, 0]
+    assert (shown.sum(dim=1) == expected).all()
+    if kind == "sensor":
+        assert (mask.all(dim=2) == mask.any(dim=2)).all()
+    if settings.whole_positions:
+        assert (mask.all(dim=1) == mask.any(dim=1)).all()
+        keep = visible_positions(mask)
+        assert keep.shape == (n, positions - expected)
+        assert not mask[:, 0].gather(1, keep).any()
+        assert (keep.diff(dim=1) > 0).all()
+    if kind == "block":
+        assert all(runs(row) == [expected] for row in mask[:, 0])
+
+
+def test_spans_hide_whole_stretches() -> None:
+    mask = draw_mask(MaskSettings(kind="span", ratio=0.5, span=4), 400, 32, PHONE, generator())[:, 0]
+    inner = [length for row in mask for length in runs(row)]
+    # At either end of a window a stretch may be cut, and so may the last one.
+    assert sum(length % 4 == 0 for length in inner) > 0.6 * len(inner)
+    assert close(mask.float().mean(dim=0), torch.full((32,), 0.5), 0.1)
+
+
+def test_random_masks_hide_sensors_at_different_times() -> None:
+    mask = draw_mask(MaskSettings(kind="random", ratio=0.5, span=1), 100, 32, PHONE, generator())
+    assert (mask[:, 0] != mask[:, 6]).any(dim=1).all()
+
+
+def test_a_single_sensor_cannot_be_hidden() -> None:
+    gyro = Channels(find_triads(("gyro_x", "gyro_y", "gyro_z")), torch.ones(3), 50.0)
+    with pytest.raises(UserError, match=r"'sensor' need at least 2 sensors in a window, found 1"):
+        check_maskable(MaskSettings(kind="sensor", ratio=0.5, span=1), gyro, 16)
+    check_maskable(MaskSettings(kind="sensor", ratio=0.5, span=1), PHONE, 16)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 30), seeds)
+def test_fill_puts_the_mean_of_what_stays(n: int, channels: int, samples: int, seed: int) -> None:
+    x = torch.randn(n, channels, samples, generator=generator(seed), dtype=torch.float64)
+    mask = torch.rand(n, channels, samples, generator=generator(seed + 1)) < 0.5
+    otherwise = torch.arange(channels, dtype=torch.float64)[:, None]
+    filled = fill(x, mask, otherwise)
+    for window in range(n):
+        for channel in range(channels):
+            stays = x[window, channel][~mask[window, channel]]
+            mean = stays.mean() if len(stays) else otherwise[channel, 0]
+            expected = torch.where(mask[window, channel], mean, x[window, channel])
+            assert torch.allclose(filled[window, channel], expected)
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(2, 140),
+    st.integers(1, 150),
+    st.floats(0.01, 0.99),
+    seeds,
+)
+def test_mask_patches(n: int, samples: int, patch: int, ratio: float, seed: int) -> None:
+    mask = mask_patches((n, samples), patch, ratio, generator(seed))
+    assert mask.dtype == torch.bool and mask.shape == (n, samples)
+    assert mask.any(1).all() and not mask.all(1).any()
+    assert torch.equal(mask, mask_patches((n, samples), patch, ratio, generator(seed)))
+    size = min(patch, math.ceil(samples / 2))
+    starts = range(0, samples, size)
+    patches = torch.stack([mask[:, s : s + size].float().mean(1) for s in starts], 1)
+    assert set(patches.unique().tolist()) == {0.0, 1.0}, "a patch is hidden as a whole or not at all"
+    hidden = min(max(round(ratio * len(starts)), 1), len(starts) - 1)
+    assert (patches.sum(1) == hidden).all()
+
+
+def test_mask_patches_hides_each_patch_equally_often() -> None:
+    mask = mask_patches((4000, 128), 8, 0.5, generator())
+    assert close(mask.float().mean(0), torch.full((128,), 0.5), 0.04)
+    assert len({tuple(row) for row in mask[:100].tolist()}) > 90
+
+
+@pytest.mark.parametrize(("samples", "patch", "ratio"), [(1, 8, 0.5), (64, 0, 0.5), (64, 8, 0.0), (64, 8, 1.0)])
+def test_mask_patches_refuses_the_impossible(samples: int, patch: int, ratio: float) -> None:
+    with pytest.raises(UserError, match=f"found ratio {ratio}, patch {patch}, {samples} samples"):
+        mask_patches((2, samples), patch, ratio, generator())
