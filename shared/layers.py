@@ -1,10 +1,16 @@
-"""What encoders and task heads share: a normalised hidden layer for vectors, which also takes a batch of one."""
+"""What encoders and task heads share: a hidden layer for vectors, and attention between the positions of a window.
+
+Shapes: N windows, L positions, V of them that are visible, H maps.
+"""
 
 from math import gcd
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ATTENTION_HEADS = 4
 
 Norm = Literal["batch", "group"]
 """BatchNorm, whose statistics a federation has to decide about, or GroupNorm, which has none."""
@@ -44,3 +50,66 @@ def _norm(norm: Norm, features: int) -> nn.Module:
 def maps_norm(norm: Norm, maps: int) -> nn.Module:
     """Return the normalisation of maps (N, maps, L); "group" (Wu and He 2018) has up to 8 groups of at least two."""
     return nn.BatchNorm1d(maps) if norm == "batch" else nn.GroupNorm(gcd(8, maps // 2), maps)
+
+
+class Attention(nn.Module):
+    """A pre-norm layer of self-attention and feed-forward, without dropout: (N, maps, L) to the same."""
+
+    def __init__(self, maps: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm_attention = maps_norm(norm, maps)
+        self.projections = nn.Linear(maps, 3 * maps)
+        self.output = nn.Linear(maps, maps)
+        self.norm_forward = maps_norm(norm, maps)
+        self.forward_layers = nn.Sequential(nn.Linear(maps, 2 * maps), nn.GELU(), nn.Linear(2 * maps, maps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, maps, L)."""
+        x = x + self._attend(self.norm_attention(x).transpose(1, 2)).transpose(1, 2)
+        forward: Tensor = self.forward_layers(self.norm_forward(x).transpose(1, 2))
+        return x + forward.transpose(1, 2)
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1) over (N, L, maps)."""
+        heads = self.projections(tokens).unflatten(2, (3, ATTENTION_HEADS, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = heads
+        # Written out: with so few tokens the fused CPU kernel's backward pass is many times slower.
+        weights = (query @ key.transpose(2, 3) / query.shape[3] ** 0.5).softmax(dim=3)
+        mixed = weights @ value
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return output
+
+
+class TokenDecoder(nn.Module):
+    """Tells from the tokens of visible positions what stands at every position (the decoder of He et al. 2022, MAE).
+
+    Args:
+        inputs: H, of a visible token.
+        hidden: Width inside, a multiple of ``ATTENTION_HEADS``.
+        depth: Layers of attention.
+        positions: L.
+        outputs: Numbers told of a position.
+    """
+
+    def __init__(self, inputs: int, hidden: int, depth: int, positions: int, outputs: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(inputs, hidden)
+        self.blank = nn.Parameter(torch.zeros(hidden))
+        self.positions = nn.Parameter(0.02 * torch.randn(positions, hidden))
+        self.blocks = nn.Sequential(*(Attention(hidden, "batch") for _ in range(depth)), nn.BatchNorm1d(hidden))
+        self.leave = nn.Linear(hidden, outputs)
+
+    def forward(self, tokens: Tensor, keep: Tensor | None) -> Tensor:
+        """Return (N, L, outputs).
+
+        Args:
+            tokens: (N, V, H).
+            keep: Their positions, int64 (N, V); None: all L, in order.
+        """
+        entered = self.enter(tokens)
+        if keep is not None:
+            place = keep.unsqueeze(2).expand(-1, -1, entered.shape[2])
+            entered = self.blank.expand(len(tokens), len(self.positions), -1).scatter(1, place, entered)
+        maps = self.blocks((entered + self.positions).transpose(1, 2))
+        told: Tensor = self.leave(maps.transpose(1, 2))
+        return told

@@ -18,14 +18,12 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.layers import Norm, hidden_layer
+from shared.layers import ATTENTION_HEADS, Norm, hidden_layer
 from shared.masks import fill
 from shared.settings import Settings
 
 POOLED_STD_EPSILON = 1e-5
 """Added to the variance over time before its root: constant maps then have a finite gradient."""
-
-ATTENTION_HEADS = 4
 
 
 class EncoderSettings(Settings):

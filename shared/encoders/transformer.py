@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.encoders.base import ATTENTION_HEADS, Backbone, Block, EncoderSettings, TokenLayer
-from shared.layers import Norm, maps_norm
+from shared.encoders.base import Backbone, Block, EncoderSettings, TokenLayer
+from shared.layers import Attention, maps_norm
 
 PATCH = 8
 """Samples of a token."""
@@ -20,8 +20,8 @@ def transformer(settings: EncoderSettings, channels: int, samples: int) -> Backb
     maps = 2 * settings.width
     layers = nn.Sequential(
         _Patches(channels, maps, samples),
-        _Attention(maps, settings.norm),
-        _Attention(maps, settings.norm),
+        Attention(maps, settings.norm),
+        Attention(maps, settings.norm),
         maps_norm(settings.norm, maps),
     )
     return Backbone(layers, (Block(1, maps), Block(3, maps)), PATCH)
@@ -48,30 +48,3 @@ class _Patches(TokenLayer):
         if keep is not None:
             tokens = tokens.gather(2, keep.unsqueeze(1).expand(-1, tokens.shape[1], -1))
         return tokens
-
-
-class _Attention(nn.Module):
-    """A pre-norm layer of self-attention and feed-forward, without dropout: (N, maps, L) to the same."""
-
-    def __init__(self, maps: int, norm: Norm) -> None:
-        super().__init__()
-        self.norm_attention = maps_norm(norm, maps)
-        self.projections = nn.Linear(maps, 3 * maps)
-        self.output = nn.Linear(maps, maps)
-        self.norm_forward = maps_norm(norm, maps)
-        self.forward_layers = nn.Sequential(nn.Linear(maps, 2 * maps), nn.GELU(), nn.Linear(2 * maps, maps))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._attend(self.norm_attention(x).transpose(1, 2)).transpose(1, 2)
-        forward: Tensor = self.forward_layers(self.norm_forward(x).transpose(1, 2))
-        return x + forward.transpose(1, 2)
-
-    def _attend(self, tokens: Tensor) -> Tensor:
-        """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1) over (N, L, maps)."""
-        heads = self.projections(tokens).unflatten(2, (3, ATTENTION_HEADS, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = heads
-        # Written out: with so few tokens the fused CPU kernel's backward pass is many times slower.
-        weights = (query @ key.transpose(2, 3) / query.shape[3] ** 0.5).softmax(dim=3)
-        mixed = weights @ value
-        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
-        return output
