@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.rounds import measure_rounds
 from benchmarks.steps import measure_steps
-from shared.config import load_config
+from shared.config import add_method_option, load_config
 from shared.errors import UserError, run_command
 
 
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--config", type=Path, default=Path("configs/demo.yaml"), help="YAML file (default: %(default)s)"
     )
+    add_method_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as encoder.name=resnet1d")
     parser.add_argument(
         "--rounds", type=int, default=6, help="Flower rounds, at least 2: the first warms up (default: %(default)s)"
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_intermixed_args(arguments)
     if options.rounds < 2:
         raise UserError(f"--rounds must be at least 2, because the first one warms up; found {options.rounds}")
-    config = load_config(options.config, [*options.overrides, f"federation.rounds={options.rounds}"])
+    config = load_config(options.config, [*options.overrides, f"federation.rounds={options.rounds}"], options.method)
     console = Console()
     console.print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
     table = Table(title=f"benchmarks of {options.config}")

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.checkpoint import Snapshot, load_encoder, load_snapshot
-from shared.config import DEFAULTS, Config, load_config
+from shared.config import DEFAULTS, Config, add_method_option, load_config
 from shared.data import load
 from shared.errors import UserError, run_command
 from shared.evaluate import draw_regime, encoded, probe, unseen_classes
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     """
     options = _parser().parse_intermixed_args(arguments)
     uploads = [f"federation.upload={upload}" for upload in options.uploads]
-    configs = [load_config(options.config, [*options.overrides, upload]) for upload in uploads]
+    configs = [load_config(options.config, [*options.overrides, upload], options.method) for upload in uploads]
     rounds = configs[0].federation.rounds
     options.at = options.at or [*(number for number in _ROUNDS if number < rounds), rounds]
     if missing := [number for number in options.at if not 0 <= number <= rounds]:
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m benchmarks.curve --config configs/uci_har.yaml --regimes 1 all",
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file")
+    add_method_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as federation.rounds=20")
     parser.add_argument("--uploads", nargs="+", default=["float32", "int4"], help="values of federation.upload")
     parser.add_argument(

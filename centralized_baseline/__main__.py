@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
         description="Train the same model on the pooled windows of all training people, for comparison.",
     )
     options = parser.parse_intermixed_args(arguments)
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, options.overrides, options.method)
     folder = run_folder(options, config)
     train_centralized(config, folder, resume=options.resume, force=options.force)
 

@@ -71,9 +71,9 @@ def main(arguments: list[str]) -> None:
     options = _parser().parse_intermixed_args(arguments)
     if options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, found {options.seeds}")
-    base = load_config(options.config, options.overrides)
+    base = load_config(options.config, options.overrides, options.method)
     settings = _combinations(options.set) + [_together(variant) for variant in options.variant]
-    configs = [load_config(options.config, [*options.overrides, *variant]) for variant in settings]
+    configs = [load_config(options.config, [*options.overrides, *variant], options.method) for variant in settings]
     _check_data(base, configs)
     train, _ = load(base.data)
     for regime in options.regimes:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared.checkpoint import load_encoder
-from shared.config import Config, differences, load_config
+from shared.config import Config, add_method_option, differences, load_config
 from shared.cpu import keep_memory
 from shared.data import DataSettings, load
 from shared.data.windows import Windows
@@ -98,8 +98,8 @@ def main(arguments: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m centralized_baseline.probe",
-        usage="%(prog)s --encoder X [X ...] [--config FILE] [key=value ...] [--seeds N] [--regimes R [R ...]] "
-        "[--protocols P [P ...]] [--out FOLDER]",
+        usage="%(prog)s --encoder X [X ...] [--config FILE] [--method NAME] [key=value ...] [--seeds N] "
+        "[--regimes R [R ...]] [--protocols P [P ...]] [--out FOLDER]",
         description="Judge encoders with few and many labels on people who were never trained on, by linear probes on "
         "frozen embeddings or by other protocols. key=value lays over the configuration, as in "
         "data.path=uci-har.zip.",
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "stands for 0, 1, ...: trainings that differ by their seed, one for each draw of labels",
     )
     parser.add_argument("--config", type=Path, help="configuration of the baselines; a run folder has one of its own")
+    add_method_option(parser)
     parser.add_argument("--seeds", type=int, default=5, help="draws of labels (default: %(default)s)")
     parser.add_argument(
         "--regimes",
@@ -143,7 +144,7 @@ def _find(name: str, options: argparse.Namespace, overrides: Sequence[str]) -> C
     if name in BASELINES:
         if options.config is None:
             raise UserError(f"encoder {name!r} needs --config FILE, which names its data")
-        return Candidate(name, (), load_config(options.config, overrides))
+        return Candidate(name, (), load_config(options.config, overrides, options.method))
     if SEED in name:
         return _find_series(name, options.seeds, overrides)
     run = Path(name).expanduser()

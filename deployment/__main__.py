@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
         UserError: A run folder that cannot be used, too few clients, another run in progress, or a run that failed.
     """
     options = _parse(arguments)
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, options.overrides, options.method)
     folder = run_folder(options, config)
     place = (options.server_runs or runs_root()) / folder.name
     with tempfile.TemporaryDirectory(prefix="fedhar-") as home:
@@ -177,6 +177,7 @@ def _run(superlink: SuperLink, config: Config, place: Path, console: Console) ->
     # The clients have no file of this machine: the complete configuration travels with the run.
     run_config = {
         "config": DEFAULTS.relative_to(DEFAULTS.parents[1]).as_posix(),
+        "method": "",
         "overrides": shlex.join(f"{key}={json.dumps(value)}" for key, value in config.to_dict().items()),
         "run-dir": str(place),
     }

@@ -4,6 +4,7 @@
 complete in its folder, so that it can be run again from there.
 """
 
+import argparse
 import hashlib
 import json
 import typing
@@ -24,6 +25,9 @@ from shared.teacher import TeacherSettings
 from shared.weighting import WEIGHTINGS, WeightingSettings
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "default.yaml"
+
+METHODS = {path.stem: path for path in sorted((DEFAULTS.parent / "methods").glob("*.yaml"))}
+"""Methods of the literature by name: files that lay over the configuration of any data set."""
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """Of a run's name, which is a folder's name too."""
@@ -128,6 +132,11 @@ class Config(Settings):
         fields: dict[str, Any] = {name: (TASKS[name].Settings, ...) for name in dict(blocks)}
         return dict(create_model("Tasks", **fields).model_validate(blocks))
 
+    def identity(self, way: Way) -> dict[str, Any]:
+        """Return the values that decide on the encoder; of tasks that are switched off, none does."""
+        tasks = {name: settings.identity(way) for name, settings in self.enabled_tasks.items()}
+        return super().identity(way) | {"tasks": tasks}
+
     def __hash__(self) -> int:
         return hash(json.dumps(self.to_dict()))
 
@@ -154,21 +163,39 @@ class Config(Settings):
         return {name: self.tasks[name] for name in TASKS if name in self.tasks and self.tasks[name].enabled}
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """Lay ``path`` over the defaults, then the overrides, and check every key and value.
+def add_method_option(parser: argparse.ArgumentParser) -> None:
+    """Give a command line the option ``--method``, whose value ``load_config`` takes."""
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        help=f"switch the tasks of a method on, and all others off (configs/methods/NAME.yaml): {', '.join(METHODS)}",
+    )
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = (), method: str | None = None) -> Config:
+    """Lay ``path`` over the defaults, then a method, then the overrides, and check every key and value.
+
+    A method begins without tasks: those that it does not switch on are off. Its name is added to the run's.
 
     Args:
         path: A YAML file that names only what differs from ``configs/default.yaml``.
         overrides: ``key=value`` with dots between levels, values in YAML: ``tasks.contrastive.enabled=false``.
+        method: A key of ``METHODS``.
 
     Raises:
         UserError: A file that cannot be read, an unknown key (the nearest one is named), a name that is not in
             its registry (all are listed), or a value of the wrong type or range.
     """
     values = _read(DEFAULTS)
-    layers = [(_read(Path(path)), str(path))] + [(_parse_override(text), text) for text in overrides]
-    for layer, origin in layers:
-        _lay_over(values, layer, origin)
+    _lay_over(values, _read(Path(path)), str(path))
+    if method is not None:
+        file = choose("method", METHODS, method)
+        values["name"] = f"{values['name']}-{method}"
+        for block in values["tasks"].values():
+            block["enabled"] = False
+        _lay_over(values, _read(file), str(file))
+    for text in overrides:
+        _lay_over(values, _parse_override(text), text)
     _check_names(values)
     try:
         config = Config.model_validate(values)

@@ -16,7 +16,7 @@ from typing import Literal, TextIO
 
 import psutil
 
-from shared.config import DEFAULTS, NAME_PATTERN, Config, differences, load_config
+from shared.config import DEFAULTS, NAME_PATTERN, Config, add_method_option, differences, load_config
 from shared.errors import UserError
 from shared.files import write_atomic
 from shared.settings import Way
@@ -56,6 +56,7 @@ def run_parser(module: str, suffix: str, description: str) -> argparse.ArgumentP
     )
     parser.set_defaults(suffix=suffix)
     parser.add_argument("--config", required=True, type=Path, help="YAML file; configs/default.yaml explains all keys")
+    add_method_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as train.batch_size=32")
     parser.add_argument("--name", help=f"folder below runs/ (default: the configuration's name and -{suffix})")
     kept = parser.add_mutually_exclusive_group()
@@ -198,8 +199,9 @@ def from_run_config(run_config: Mapping[str, object], run_id: int) -> tuple[Conf
     """Return the configuration and the run folder that a Flower run names, for its ServerApp and its ClientApps.
 
     Args:
-        run_config: ``config``: a YAML file, absolute or below the project; ``overrides``: ``key=value`` separated by
-            spaces; ``run-dir``: an absolute folder, or "" for ``fedhar/NAME-RUN_ID`` in the user's data folder.
+        run_config: ``config``: a YAML file, absolute or below the project; ``method``: laid over it, or "";
+            ``overrides``: ``key=value`` separated by spaces; ``run-dir``: an absolute folder, or "" for
+            ``fedhar/NAME-RUN_ID`` in the user's data folder.
         run_id: Flower's number of the run.
 
     Raises:
@@ -207,7 +209,9 @@ def from_run_config(run_config: Mapping[str, object], run_id: int) -> tuple[Conf
     """
     path = Path(str(run_config["config"])).expanduser()
     config = load_config(
-        path if path.is_absolute() else DEFAULTS.parents[1] / path, shlex.split(str(run_config["overrides"]))
+        path if path.is_absolute() else DEFAULTS.parents[1] / path,
+        shlex.split(str(run_config["overrides"])),
+        str(run_config["method"]) or None,
     )
     if not (named := str(run_config["run-dir"])):
         data_home = Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")).expanduser()

@@ -27,7 +27,7 @@ from simulation.flower_runtime import check_threads, run_with_ray
 def main(arguments: list[str]) -> None:
     """Parse the command line, run the federation and tell what it did."""
     options = _parse(arguments)
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, options.overrides, options.method)
     folder = run_folder(options, config)
     simulate(config, folder, options.engine, resume=options.resume, force=options.force)
 
@@ -77,7 +77,7 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
 
 
 def _run(config: Config, folder: Path, engine: str, people: int, lock: int, watcher: RunWatcher) -> None:
-    run_config = {"config": str(folder / "config.yaml"), "overrides": "", "run-dir": str(folder)}
+    run_config = {"config": str(folder / "config.yaml"), "method": "", "overrides": "", "run-dir": str(folder)}
     if engine == "ray":
         run_with_ray(run_config, people, config.train.threads, folder / "flower.log", lock, watcher.look)
         return

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.config import DEFAULTS, differences, load_config
+from shared.config import DEFAULTS, METHODS, differences, load_config
 from shared.errors import UserError
 from shared.settings import Way
 
@@ -142,12 +142,47 @@ def test_the_identity_of_a_run_is_what_decides_on_its_encoder(way: Way, knob: st
 def test_a_knob_without_a_mark_is_part_of_the_identity(way: Way) -> None:
     """Of all knobs, those of this list alone are left out; a new one is in it, or decides on the encoder."""
     config = load_config(DEFAULTS)
-    left_out = set(flat(config.to_dict())) - set(flat(config.identity(way)))
+    off = tuple(f"tasks.{name}." for name in set(config.tasks) - set(config.enabled_tasks))
+    left_out = {
+        knob for knob in set(flat(config.to_dict())) - set(flat(config.identity(way))) if not knob.startswith(off)
+    }
     other_way = {"federated": "centralized.", "centralized": ("federation.", "privacy.")}[way]
     assert {knob for knob in left_out if not knob.startswith(other_way)} == {
         knob for knob in FREE[way] if not knob.startswith(other_way)
     }
     assert {knob for knob in flat(config.to_dict()) if knob.startswith(other_way)} <= left_out
+
+
+@pytest.mark.parametrize("way", FREE)
+def test_knobs_of_a_task_that_is_off_do_not_count(way: Way) -> None:
+    off = "tasks.features.enabled=false"
+    one, other = (load_config(DEFAULTS, [off, f"tasks.features.hidden={units}"]) for units in (8, 9))
+    assert one.digest(way) == other.digest(way)
+
+
+def test_a_method_switches_its_tasks_on_and_the_others_off_and_overrides_win() -> None:
+    watch = load_config("configs/demo.yaml", method="thesis")
+    assert set(watch.enabled_tasks) == {"transformation", "reconstruction", "contrastive", "features"}
+    assert watch.name == "demo-thesis"
+    fewer = load_config("configs/demo.yaml", ["tasks.features.enabled=false", "name=mine"], method="thesis")
+    assert set(fewer.enabled_tasks) == {"transformation", "reconstruction", "contrastive"}
+    assert fewer.name == "mine"
+
+
+def test_an_unknown_method_is_explained() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown method 'thessis' \(did you mean 'thesis'\?\); expected one of: .*thesis"
+    ):
+        load_config(DEFAULTS, method="thessis")
+
+
+@pytest.mark.parametrize("data", ["demo", "uci_har"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_lays_over_every_data_set(data: str, method: str) -> None:
+    config = load_config(f"configs/{data}.yaml", method=method)
+    assert config.enabled_tasks
+    assert len(METHODS[method].read_text().splitlines()) <= 24
+    assert METHODS[method].read_text().startswith("# ")
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[str]:

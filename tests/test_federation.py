@@ -53,7 +53,7 @@ def configure(*overrides: str) -> Config:
 def federate(folder: Path, config: Config, app: ClientApp = client_app, clients: int = PEOPLE) -> None:
     config_file = folder.parent / f"{folder.name}.yaml"
     config_file.write_text(config.to_yaml())
-    run_config = {"config": str(config_file), "overrides": "", "run-dir": str(folder)}
+    run_config = {"config": str(config_file), "method": "", "overrides": "", "run-dir": str(folder)}
     run_in_process(server_app, app, clients, run_config, parallel=2)
 
 
@@ -204,7 +204,12 @@ def test_each_client_holds_its_own_persons_windows(
         config = configure("data.name=folder", f"data.path={tmp_path / 'people'}")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     people = by_person(load(config.data)[0])
-    run_config = {"config": str(tmp_path / "config.yaml"), "overrides": "", "run-dir": str(tmp_path / "run")}
+    run_config = {
+        "config": str(tmp_path / "config.yaml"),
+        "method": "",
+        "overrides": "",
+        "run-dir": str(tmp_path / "run"),
+    }
     grid = InProcessGrid(client_app, len(people), run_config, parallel=1)
     questions = [Message(RecordDict(), node, "query.introduce") for node in grid.get_node_ids()]
     told = [answer.content.metric_records["metrics"] for answer in grid.send_and_receive(questions)]

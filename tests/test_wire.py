@@ -327,7 +327,12 @@ def order() -> dict[str, ConfigRecord | ArrayRecord]:
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[InProcessGrid]:
     (tmp_path / "config.yaml").write_text(configure().to_yaml())
-    run_config = {"config": str(tmp_path / "config.yaml"), "overrides": "", "run-dir": str(tmp_path / "run")}
+    run_config = {
+        "config": str(tmp_path / "config.yaml"),
+        "method": "",
+        "overrides": "",
+        "run-dir": str(tmp_path / "run"),
+    }
     grid = InProcessGrid(client_app, 1, run_config, parallel=1)
     yield grid
     grid.close()
