@@ -1,5 +1,6 @@
 """Train on pooled people: ``python -m centralized_baseline --config configs/uci_har.yaml``."""
 
+import logging
 import time
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from shared.model import prepare
 from shared.progress import RunProgress
 from shared.runs import opened_run, run_folder, run_parser
 from shared.tracking import Tracker
-from shared.train import Training, check_trainable, warn_of_lone_windows
+from shared.train import Training, check_trainable, collapse_warnings, time_to_warn, warn_of_lone_windows
+
+LOG = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
@@ -69,6 +72,9 @@ def _train(config: Config, folder: Path, train: Windows) -> None:
             save_snapshot(folder / "checkpoint", Snapshot(log.epoch, training.state(), {"rows": [row]}))
             tracker.log([row])
             progress.show(row)
+            if time_to_warn(log.epoch, epochs):
+                for warning in collapse_warnings([row]):
+                    LOG.warning("epoch %d: %s", log.epoch, warning)
     encoder = training.model.encoder
     card = EncoderCard.describe(encoder, train.meta, statistics, config.digest("centralized"))
     save_encoder(folder, encoder, card)

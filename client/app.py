@@ -4,6 +4,7 @@
 with my own heads for some epochs, keep the heads, send the encoder back.
 """
 
+import logging
 import re
 import threading
 from functools import lru_cache
@@ -30,8 +31,10 @@ from shared.exchange import incoming, outgoing
 from shared.model import TrainingData, prepare
 from shared.privacy import private_update
 from shared.runs import from_run_config
-from shared.train import Training
+from shared.train import Training, collapse_warnings, time_to_warn
 from shared.wire import Sums, quoted, read_arrays, read_record
+
+LOG = logging.getLogger(__name__)
 
 app = ClientApp()
 
@@ -116,7 +119,11 @@ def train(message: Message, context: Context) -> Message:
         trained = private_update(received, trained, config.privacy)
     if config.federation.upload != FULL:
         trained, residual = compress(received, trained, residual or {}, config.federation.upload)
-    state.save(training, server_round, residual or {}, [log.row() for log in logs])
+    rows = [log.row() for log in logs]
+    state.save(training, server_round, residual or {}, rows)
+    if _own_data(context) and time_to_warn(server_round, config.federation.rounds):  # else whoever simulates is told
+        for warning in collapse_warnings(rows[-1:]):
+            LOG.warning("round %d: %s", server_round, warning)
     last = logs[-1]
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "partition-id": _partition(context),

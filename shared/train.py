@@ -5,7 +5,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, Self
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.checkpoint import pack_optimizer, unpack_optimizer
+from shared.collapse import complaints, signs, signs_of
 from shared.config import Config, TrainSettings
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
@@ -30,6 +31,7 @@ LOG = logging.getLogger(__name__)
 class EpochLog:
     """What one pass over the windows gave: mean losses, the weights after it, windows, seconds and memory.
 
+    ``signs`` are those of a collapse, by the name of the task (``shared.collapse.signs``), at the last batch.
     ``precision`` is what "auto" came to on this machine; ``memory`` is the most that this process has held so far, in
     bytes, main memory only.
     """
@@ -38,6 +40,7 @@ class EpochLog:
     loss: float
     losses: dict[str, float]
     weights: dict[str, float]
+    signs: dict[str, dict[str, float]]
     learning_rate: float
     windows: int
     precision: str
@@ -45,8 +48,9 @@ class EpochLog:
     memory: int
 
     def row(self) -> dict[str, Any]:
-        """Return the log flat, as a line of ``metrics.jsonl``: ``loss.TASK`` and ``weight.TASK``."""
-        flat = {k: v for k, v in asdict(self).items() if k not in ("losses", "weights")}
+        """Return the log flat, as a line of ``metrics.jsonl``: ``loss.TASK``, ``weight.TASK``, ``spread.TASK`` ..."""
+        flat = {k: v for k, v in asdict(self).items() if k not in ("losses", "weights", "signs")}
+        flat |= {f"{sign}.{name}": v for name, signs in self.signs.items() for sign, v in signs.items()}
         flat |= {f"loss.{name}": value for name, value in self.losses.items()}
         return flat | {f"weight.{name}": value for name, value in self.weights.items()}
 
@@ -215,6 +219,7 @@ class Training:
                 loss=float(total) / len(data),
                 losses=dict(zip(model.tasks, means.tolist(), strict=True)),
                 weights=dict(zip(model.tasks, weights, strict=True)),
+                signs=self._signs(means.tolist()),
                 learning_rate=rate,
                 windows=len(data),
                 precision=str(self.precision).removeprefix("torch."),
@@ -246,6 +251,14 @@ class Training:
         model.after_step(progress)
         return losses, loss
 
+    def _signs(self, losses: list[float]) -> dict[str, dict[str, float]]:
+        """Return each task's signs of a collapse."""
+        found = {}
+        for (name, task), loss in zip(self.model.tasks.items(), losses, strict=True):
+            projections, shares = (None if z is None else z.cpu().numpy() for z in (task.projections, task.code_shares))
+            found[name] = signs(projections, shares, loss, task.chance)
+        return found
+
     def state(self) -> dict[str, Tensor]:
         """Return all that a later ``load`` needs: the model, the optimizer, and extras that are made again."""
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -269,6 +282,28 @@ class Training:
                 made = make(self.data.windows, encoder, self._config.tasks[name], extras[name])
                 encoder.train()
                 self.data = replace(self.data, extras=extras | {name: made.to(self.data.x.device)})
+
+
+def collapse_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which tasks have collapsed, by what it shows, and what to turn.
+
+    Args:
+        rows: The rows of one epoch (``EpochLog.row``), one for each of those who trained it.
+    """
+    warnings: list[str] = []
+    for name in TASKS:
+        collapsed = [words for row in rows if (words := complaints(signs_of(row, name)))]
+        if len(collapsed) > len(rows) / 2:
+            who = f" on {len(collapsed)} of {len(rows)} clients" if len(rows) > 1 else ""
+            warnings.append(
+                f"task {name!r} may have collapsed{who}: {' and '.join(collapsed[0])}. {TASKS[name].advice}"
+            )
+    return warnings
+
+
+def time_to_warn(step: int, total: int) -> bool:
+    """Whether to warn of a collapse after an epoch or round, counted from 1: after a quarter of the run, and at its end."""
+    return step in (math.ceil(total / 4), total)
 
 
 def check_trainable(config: Config, windows: Windows) -> None:

@@ -20,7 +20,7 @@ from shared.errors import UserError, run_command
 from shared.metrics import METRICS, read_metrics
 from shared.progress import RunProgress, RunWatcher
 from shared.runs import EXCHANGE, FAILURE, opened_run, run_folder, run_parser
-from shared.train import check_trainable, warn_of_lone_windows
+from shared.train import check_trainable, collapse_warnings, warn_of_lone_windows
 from simulation.flower_runtime import check_threads, run_with_ray
 
 
@@ -125,6 +125,9 @@ def _tell(folder: Path, console: Console) -> None:
         table.add_row("noise multiplier, clipping norm", f"{noise:g}, {bound:g}")
     table.add_row("encoder", os.path.relpath(folder / "encoder.safetensors"))
     console.print(table)
+    logs = [row for path in folder.glob(f"clients/*/{METRICS}") for row in read_metrics(path)]
+    for warning in collapse_warnings([row for row in logs if row["epoch"] == max(log["epoch"] for log in logs)]):
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"probe it: python -m centralized_baseline.probe --encoder {os.path.relpath(folder)}")
 
 

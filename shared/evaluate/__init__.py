@@ -4,8 +4,8 @@
 score. Scores are fractions from 0 to 1; tables show percent.
 """
 
+from shared.collapse import EmbeddingSpread, effective_rank, spread
 from shared.evaluate.classifier import Classifier, linear_head
-from shared.evaluate.collapse import EmbeddingSpread, effective_rank, spread
 from shared.evaluate.comparison import bootstrap_mean, paired_difference
 from shared.evaluate.knn import choose_k, nearest_neighbours
 from shared.evaluate.linear import C_GRID, LinearProbe, choose_C, fit_linear_probe

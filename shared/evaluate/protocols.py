@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
+from shared.collapse import spread
 from shared.data.windows import Windows
 from shared.encoders import Encoder
 from shared.errors import UserError, choose
-from shared.evaluate.collapse import spread
 from shared.evaluate.knn import choose_k, nearest_neighbours
 from shared.evaluate.linear import check_embeddings, fit_linear_probe
 from shared.evaluate.networks import fit_finetuned, fit_head, fit_supervised

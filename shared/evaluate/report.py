@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, computed_field
 from sklearn.metrics import confusion_matrix, f1_score
 
+from shared.collapse import EmbeddingSpread
 from shared.data.windows import Windows
-from shared.evaluate.collapse import EmbeddingSpread
 
 SUPERVISED = "supervised"
 """The protocol that needs no trained encoder; its results stand beside those of every other protocol."""

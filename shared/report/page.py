@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from shared.checkpoint import read_card
+from shared.collapse import SIGNS, complaints, signs_of
 from shared.config import Config, differences
 from shared.metrics import Row
 from shared.report import figures
@@ -63,6 +64,7 @@ def render(runs: Sequence[Run], sample: int) -> str:
         trained=trained,
         losses=figures.losses(trained, look) if trained else [],
         weights=_weights(trained, look),
+        signs=_signs(trained),
         unfinished=_unfinished(runs),
         people=_people(groups, look),
         confusions=_confusions(groups),
@@ -86,6 +88,16 @@ class Weights:
 
     run: Run
     pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What a task shows of a collapse at the end of a training: means over the clients, and what they say in words."""
+
+    run: Run
+    task: str
+    found: dict[str, float]
+    words: list[str]
 
 
 @dataclass(frozen=True)
@@ -185,6 +197,18 @@ def _program(run: Run) -> str:
 def _weights(runs: Sequence[Run], look: Mapping[str, Look]) -> list[Weights]:
     shown = [Weights(run, figures.weights(run, n, look[run.name])) for n, run in enumerate(runs)]
     return [item for item in shown if item.pictures]
+
+
+def _signs(runs: Sequence[Run]) -> list[Signs]:
+    found = []
+    for run in runs:
+        rows = [log[-1] for log in run.clients.values() if log] or run.steps[-1:]
+        for task in (key.removeprefix("loss.") for key in rows[0] if key.startswith("loss.")):
+            of_clients = [signs_of(row, task) for row in rows]
+            values = {sign: statistics.fmean(of[sign] for of in of_clients) for sign in SIGNS if sign in of_clients[0]}
+            if values:
+                found.append(Signs(run, task, values, complaints(values)))
+    return found
 
 
 def _people(groups: Sequence[Group], look: Mapping[str, Look]) -> list[Picture]:

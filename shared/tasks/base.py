@@ -129,7 +129,7 @@ class Task(nn.Module, ABC):
     masks: ClassVar[bool] = False
     """Whether it has views masked."""
     advice: ClassVar[str] = ""
-    """What to turn where the task collapses, or learns nothing."""
+    """What to turn where the task collapses, or learns nothing: a whole sentence."""
 
     projections: Tensor | None = None
     code_shares: Tensor | None = None

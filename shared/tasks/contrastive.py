@@ -50,6 +50,7 @@ class Contrastive(Task):
 
     Settings: ClassVar[type[TaskSettings]] = ContrastiveSettings
     compares_windows: ClassVar[bool] = True
+    advice: ClassVar[str] = "Larger batches (train.batch_size) or a smaller train.learning_rate may help."
 
     def __init__(self, settings: ContrastiveSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
