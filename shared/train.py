@@ -302,7 +302,7 @@ def collapse_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def time_to_warn(step: int, total: int) -> bool:
-    """Whether to warn of a collapse after an epoch or round, counted from 1: after a quarter of the run, and at its end."""
+    """Whether to warn of a collapse after an epoch or round, from 1: after a quarter of the run, and at its end."""
     return step in (math.ceil(total / 4), total)
 
 
