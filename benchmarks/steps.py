@@ -2,7 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -70,7 +72,25 @@ def measure_steps(config: Config) -> list[Measurement]:
     ]
 
 
-def _medians(*actions: Callable[[], None], synchronise: Callable[[], None] | None) -> list[float]:
+def step_times(configs: Mapping[str, Config]) -> dict[str, float]:
+    """Return the seconds of a client's training step of each configuration, measured in turns.
+
+    Args:
+        configs: By name; of one data set.
+    """
+    set_up_process(next(iter(configs.values())).train.threads)
+    steps = {}
+    for name, config in configs.items():
+        train, _ = load(config.data)
+        person = by_person(train)[0][: config.train.batch_size]
+        training = Training.federated(config, prepare(config, person), ChannelStatistics.of(train))
+        device = training.data.x.device
+        rows, generator = torch.arange(len(person), device=device), make_generator(0, device=device)
+        steps[name] = partial(training.step, rows, generator, 0.5)
+    return dict(zip(steps, _medians(*steps.values(), synchronise=None), strict=True))
+
+
+def _medians(*actions: Callable[[], Any], synchronise: Callable[[], None] | None) -> list[float]:
     """Return the median seconds of each action; they take turns, so that drift of the machine meets them all."""
     seconds: list[list[float]] = [[] for _ in actions]
     for repetition in range(_REPETITIONS + 2):

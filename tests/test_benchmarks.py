@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import curve
+from benchmarks import curve, methods
 from benchmarks.__main__ import main
 from shared.errors import UserError
 
@@ -33,3 +33,28 @@ def test_a_curve_shows_rounds_that_the_run_has(tmp_path: Path, capsys: pytest.Ca
 def test_a_curve_needs_the_rounds_that_it_is_asked_for() -> None:
     with pytest.raises(UserError, match="--at: there is no round 5 in a run of 4 rounds"):
         curve.main([*SMALL, "federation.rounds=4", "--at", "0", "5"])
+
+
+def test_the_table_of_methods_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDHAR_RUNS", str(tmp_path / "runs"))
+    arguments = [*SMALL, "--methods", "thesis", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "out")]
+    methods.main(arguments)
+    told = capsys.readouterr().out
+    for job in ("demo-thesis-centralized-0", "demo-thesis-federated-0", "demo-thesis-federated-seeds"):
+        assert job in told
+    heading, _, centralized, federated, *baselines = (tmp_path / "out" / "methods.md").read_text().splitlines()
+    assert "| linear, 1 | linear, all |" in heading and heading.endswith("| effective rank | step | kB up |")
+    assert centralized.startswith("| thesis | centralized | ") and centralized.endswith("| 1.00 |  |")
+    assert federated.startswith("| thesis | federated | ")
+    assert float(federated.split("|")[-2]) > 1, "what a client sends up in a round"
+    assert [row.split("|")[1].strip() for row in baselines] == ["features", "random, fcn", "supervised, fcn"]
+    assert (tmp_path / "out" / "methods.svg").read_text().startswith("<?xml")
+    methods.main(arguments)
+    assert "training: " not in capsys.readouterr().out, "nothing was left to do"
+
+
+def test_an_unknown_method_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(UserError, match=r"unknown method 'thesiss' \(did you mean 'thesis'"):
+        methods.main([*SMALL, "--methods", "thesiss"])

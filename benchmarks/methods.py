@@ -1,0 +1,299 @@
+"""The table of methods: ``python -m benchmarks.methods --config configs/uci_har.yaml``.
+
+Trains every method of ``configs/methods`` centralized and federated, with one budget and several seeds, and judges all
+of them alike, beside encoders that were never trained, expert features and networks trained from scratch. What is done
+already, is not done again: a benchmark that was stopped goes on.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.steps import step_times
+from shared.config import DEFAULTS, METHODS, Config, load_config
+from shared.errors import UserError, choose, run_command
+from shared.evaluate import ProbeReport
+from shared.files import write_atomic
+from shared.runs import EXCHANGE, runs_root
+
+ROOT = DEFAULTS.parents[1]
+WAYS = ("centralized", "federated")
+PROTOCOLS = ("linear", "knn", "finetune")
+REGIMES = ("1", "all")
+BASELINES = {"features": ("linear", "knn"), "random": ("linear", "knn"), "supervised": ("supervised",)}
+"""What stands beside the methods, each with its protocols."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row of the table.
+
+    Args:
+        name: Of the method, or of the baseline.
+        way: Of training; "" of a baseline.
+        scores: Accuracy (mean, deviation) by protocol and regime.
+        rank: Effective rank of the embeddings; None where there are none.
+        dim: Their dimensions.
+        sent: Bytes that a client sends up in a round; None where nothing is sent.
+    """
+
+    name: str
+    way: str
+    scores: Mapping[tuple[str, str], tuple[float, float]]
+    rank: float | None
+    dim: int
+    sent: float | None
+
+
+def main(arguments: list[str]) -> None:
+    """Train and judge the methods, print the table, and write it with its figure.
+
+    Raises:
+        UserError: A method that is not there, or trainings that failed; says which.
+    """
+    options = _parser().parse_intermixed_args(arguments)
+    for name in options.methods:
+        choose("method", METHODS, name)
+    if min(options.seeds, options.epochs, options.jobs) < 1:
+        raise UserError("--seeds, --epochs and --jobs must be at least 1")
+    budget = [
+        f"centralized.epochs={options.epochs}",
+        f"federation.rounds={options.epochs}",
+        "federation.local_epochs=1",
+        "centralized.threads=1",
+        "train.threads=1",
+        *options.overrides,
+    ]
+    configs = {name: load_config(options.config, budget, name) for name in options.methods}
+    console = Console()
+    trainings = [
+        _training(options.config, budget, configs[name], name, way, seed)
+        for name, way, seed in product(options.methods, options.ways, range(options.seeds))
+    ]
+    _do("training", trainings, options.jobs, console)
+    judgements = [_judgement(configs[name], way, options.seeds) for name, way in product(options.methods, options.ways)]
+    baselines = [
+        _baseline(options.config, budget, name, configs[name], baseline, options.seeds)
+        for name, baseline in _distinct_baselines(configs)
+    ]
+    _do("judging", judgements + baselines, options.jobs, console)
+    rows = [
+        _read(name, way, _series(configs[name], way), configs[name])
+        for name, way in product(options.methods, options.ways)
+    ]
+    rows += [
+        _read(_baseline_name(baseline, configs[name]), "", runs_root() / f"{configs[name].name}-{baseline}", None)
+        for name, baseline in _distinct_baselines(configs)
+    ]
+    with console.status("timing steps"):
+        times = step_times(configs)
+    table = _table(rows, times)
+    console.print(table, highlight=False, markup=False, soft_wrap=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.out / "methods.md", table + "\n")
+    write_atomic(options.out / "methods.svg", _chart(rows))
+    console.print(f"wrote {options.out / 'methods.md'} and methods.svg", highlight=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.methods",
+        description="Train and judge all methods, centralized and federated, with one budget. What is done already is "
+        "not done again.",
+        epilog="example: python -m benchmarks.methods --config configs/demo.yaml --methods simclr byol --seeds 1",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the data set")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as data.holdout=[1,2]")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help="default: all")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: both")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each (default: %(default)s)")
+    parser.add_argument(
+        "--epochs", type=int, default=12, help="epochs, and rounds of one local epoch (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="side by side (default: one a core)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks", metavar="FOLDER", help="for methods.md and methods.svg"
+    )
+    return parser
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command of this project, and whether what it writes is there."""
+
+    title: str
+    command: tuple[str, ...]
+    done: bool
+
+
+def _training(config: Path, budget: Sequence[str], method: Config, name: str, way: str, seed: int) -> Job:
+    folder = _run(method, way, seed)
+    command = ["centralized_baseline"] if way == "centralized" else ["simulation", "--engine", "inprocess"]
+    command += ["--config", str(config), "--method", name, "--name", folder.name, *budget, f"seed={seed}"]
+    if (folder / "config.yaml").is_file():
+        command.append("--resume")
+    return Job(folder.name, tuple(command), (folder / "encoder.json").is_file())
+
+
+def _judgement(method: Config, way: str, seeds: int) -> Job:
+    series = _series(method, way)
+    pattern = str(_run(method, way, 0)).removesuffix("0") + "{seed}"
+    command = ["centralized_baseline.probe", "--encoder", pattern, "--protocols", *PROTOCOLS]
+    return Job(series.name, (*command, *_judging(seeds)), _is_judged(series, PROTOCOLS, seeds))
+
+
+def _baseline(config: Path, budget: Sequence[str], name: str, method: Config, baseline: str, seeds: int) -> Job:
+    folder = runs_root() / f"{method.name}-{baseline}"
+    command = ["centralized_baseline.probe", "--config", str(config), "--method", name, "--encoder", baseline]
+    command += ["--protocols", *BASELINES[baseline], *_judging(seeds), *budget]
+    return Job(folder.name, tuple(command), _is_judged(folder, BASELINES[baseline], seeds))
+
+
+def _judging(seeds: int) -> list[str]:
+    return ["--regimes", *REGIMES, "--seeds", str(seeds)]
+
+
+def _distinct_baselines(configs: Mapping[str, Config]) -> Iterator[tuple[str, str]]:
+    """Yield each baseline, once for each encoder that the methods have, with a method that has it."""
+    seen = set()
+    for name, config in configs.items():
+        for baseline in BASELINES:
+            key = (baseline, None if baseline == "features" else config.encoder)
+            if key not in seen:
+                seen.add(key)
+                yield name, baseline
+
+
+def _baseline_name(baseline: str, config: Config) -> str:
+    return baseline if baseline == "features" else f"{baseline}, {config.encoder.name}"
+
+
+def _run(config: Config, way: str, seed: int) -> Path:
+    return runs_root() / f"{config.name}-{way}-{seed}"
+
+
+def _series(config: Config, way: str) -> Path:
+    return runs_root() / f"{config.name}-{way}-seeds"
+
+
+def _is_judged(folder: Path, protocols: Sequence[str], seeds: int) -> bool:
+    path = folder / "probe.json"
+    if not path.is_file():
+        return False
+    results = ProbeReport.model_validate_json(path.read_bytes()).results
+    # With all labels, what is not random is judged once.
+    drawn = {(one.protocol, one.seed) for one in results if one.regime == REGIMES[0]}
+    return set(product(protocols, range(seeds))) <= drawn
+
+
+def _do(what: str, jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
+    """Run the commands that have not been run, some side by side.
+
+    Raises:
+        UserError: Some failed, after all others have been run.
+    """
+    left = [job for job in jobs if not job.done]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    failed = []
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=len(jobs), completed=len(jobs) - len(left))
+        with ThreadPoolExecutor(side_by_side) as pool:
+            running = {pool.submit(_call, job): job for job in left}
+            for future in as_completed(running):
+                progress.advance(bar)
+                if reason := future.result():
+                    failed.append(f"{running[future].title}: {reason}")
+                elif not console.is_terminal:
+                    console.print(f"{what}: {running[future].title}", highlight=False)
+    if failed:
+        raise UserError(f"{what}: {len(failed)} of {len(jobs)} failed:\n" + "\n".join(sorted(failed)))
+
+
+def _call(job: Job) -> str:
+    """Run a command in a process of its own; return the end of what it said if it failed, else ""."""
+    environment = os.environ | {"FEDHAR_RUNS": str(runs_root()), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", *job.command],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return ended.stdout.strip()[-600:] or f"exit code {ended.returncode}" if ended.returncode else ""
+
+
+def _read(name: str, way: str, folder: Path, config: Config | None) -> Judged:
+    report = ProbeReport.model_validate_json((folder / "probe.json").read_bytes())
+    scores = {
+        (protocol, regime): (score["accuracy"]["mean"], score["accuracy"]["std"])
+        for protocol, regimes in report.summary().items()
+        for regime, score in regimes.items()
+    }
+    sent = None
+    if config is not None and way == "federated":
+        exchange: dict[str, Any] = json.loads((_run(config, way, 0) / EXCHANGE).read_text(encoding="utf-8"))
+        arrays = [row for row in exchange["crossed_the_wire"] if row["direction"] == "up" and row["kind"] == "array"]
+        sent = sum(row["bytes"] / row["times"] for row in arrays)
+    rank = report.embeddings.effective_rank if report.embeddings else None
+    return Judged(name, way, scores, rank, report.dim, sent)
+
+
+def _table(rows: Sequence[Judged], times: Mapping[str, float]) -> str:
+    """Return the table as Markdown."""
+    measured = list(dict.fromkeys(key for row in rows for key in row.scores))
+    heading = ["method", "trained", *(f"{protocol}, {regime}" for protocol, regime in measured)]
+    heading += ["effective rank", "step", "kB up"]
+    lines = [heading, ["---"] * len(heading)]
+    reference = times.get("simclr", next(iter(times.values())))
+    for row in rows:
+        scores = [_percent(row.scores.get(key)) for key in measured]
+        rank = f"{row.rank:.0f} of {row.dim}" if row.rank is not None else ""
+        step = f"{times[row.name] / reference:.2f}" if row.name in times and row.way else ""
+        lines.append([row.name, row.way, *scores, rank, step, f"{row.sent / 1e3:.0f}" if row.sent else ""])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(score: tuple[float, float] | None) -> str:
+    return "" if score is None else f"{100 * score[0]:.1f} ± {100 * score[1]:.1f}"
+
+
+def _chart(rows: Sequence[Judged]) -> str:
+    """Draw the linear probe's accuracy with all labels, as SVG: a line a method, from federated to centralized."""
+    shown = [row for row in rows if ("linear", "all") in row.scores]
+    methods = list(dict.fromkeys(row.name for row in shown if row.way))
+    best = {name: max(row.scores["linear", "all"][0] for row in shown if row.name == name) for name in methods}
+    methods.sort(key=lambda name: best[name])
+    figure = Figure((7.5, 1.2 + 0.26 * len(methods)), layout="constrained")
+    axes = figure.subplots()
+    for colour, way in enumerate(WAYS):
+        own = [row for row in shown if row.way == way]
+        mean, std = ([100 * row.scores["linear", "all"][part] for row in own] for part in range(2))
+        places = [methods.index(row.name) for row in own]
+        axes.errorbar(mean, places, xerr=std, fmt="o", ms=5, color=f"C{colour}", label=way, capsize=2)
+    for style, row in zip(("--", ":", "-."), [row for row in shown if not row.way], strict=False):
+        axes.axvline(100 * row.scores["linear", "all"][0], color="0.4", ls=style, lw=1, label=row.name)
+    axes.set(yticks=range(len(methods)), yticklabels=methods, xlabel="accuracy of a linear probe, all labels, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    run_command(main)
