@@ -33,8 +33,8 @@ ROOT = DEFAULTS.parents[1]
 WAYS = ("centralized", "federated")
 PROTOCOLS = ("linear", "knn", "finetune")
 REGIMES = ("1", "all")
-BASELINES = {"features": ("linear", "knn"), "random": ("linear", "knn"), "supervised": ("supervised",)}
-"""What stands beside the methods, each with its protocols."""
+BASELINES = ("features", "random", "supervised")
+"""What stands beside the methods."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,9 @@ def main(arguments: list[str]) -> None:
         for name, way, seed in product(options.methods, options.ways, range(options.seeds))
     ]
     _do("training", trainings, options.jobs, console)
-    judgements = [_judgement(configs[name], way, options.seeds) for name, way in product(options.methods, options.ways)]
-    baselines = [
-        _baseline(options.config, budget, name, configs[name], baseline, options.seeds)
-        for name, baseline in _distinct_baselines(configs)
-    ]
+    beside = [(n, b) for n, b in _distinct_baselines(configs) if _protocols_of(b, options.protocols)]
+    judgements = [_judgement(configs[name], way, options) for name, way in product(options.methods, options.ways)]
+    baselines = [_baseline(options, budget, name, configs[name], baseline) for name, baseline in beside]
     _do("judging", judgements + baselines, options.jobs, console)
     rows = [
         _read(name, way, _series(configs[name], way), configs[name])
@@ -96,7 +94,7 @@ def main(arguments: list[str]) -> None:
     ]
     rows += [
         _read(_baseline_name(baseline, configs[name]), "", runs_root() / f"{configs[name].name}-{baseline}", None)
-        for name, baseline in _distinct_baselines(configs)
+        for name, baseline in beside
     ]
     with console.status("timing steps"):
         times = step_times(configs)
@@ -123,6 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--epochs", type=int, default=12, help="epochs, and rounds of one local epoch (default: %(default)s)"
     )
+    parser.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=PROTOCOLS,
+        default=list(PROTOCOLS),
+        help="default: all; finetune takes longest",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="side by side (default: one a core)")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks", metavar="FOLDER", help="for methods.md and methods.svg"
@@ -148,18 +153,27 @@ def _training(config: Path, budget: Sequence[str], method: Config, name: str, wa
     return Job(folder.name, tuple(command), (folder / "encoder.json").is_file())
 
 
-def _judgement(method: Config, way: str, seeds: int) -> Job:
+def _judgement(method: Config, way: str, options: argparse.Namespace) -> Job:
     series = _series(method, way)
     pattern = str(_run(method, way, 0)).removesuffix("0") + "{seed}"
-    command = ["centralized_baseline.probe", "--encoder", pattern, "--protocols", *PROTOCOLS]
-    return Job(series.name, (*command, *_judging(seeds)), _is_judged(series, PROTOCOLS, seeds))
+    command = ["centralized_baseline.probe", "--encoder", pattern, "--protocols", *options.protocols]
+    done = _is_judged(series, options.protocols, options.seeds)
+    return Job(series.name, (*command, *_judging(options.seeds)), done)
 
 
-def _baseline(config: Path, budget: Sequence[str], name: str, method: Config, baseline: str, seeds: int) -> Job:
+def _baseline(options: argparse.Namespace, budget: Sequence[str], name: str, method: Config, baseline: str) -> Job:
     folder = runs_root() / f"{method.name}-{baseline}"
-    command = ["centralized_baseline.probe", "--config", str(config), "--method", name, "--encoder", baseline]
-    command += ["--protocols", *BASELINES[baseline], *_judging(seeds), *budget]
-    return Job(folder.name, tuple(command), _is_judged(folder, BASELINES[baseline], seeds))
+    protocols = _protocols_of(baseline, options.protocols)
+    command = ["centralized_baseline.probe", "--config", str(options.config), "--method", name, "--encoder", baseline]
+    command += ["--protocols", *protocols, *_judging(options.seeds), *budget]
+    return Job(folder.name, tuple(command), _is_judged(folder, protocols, options.seeds))
+
+
+def _protocols_of(baseline: str, protocols: Sequence[str]) -> list[str]:
+    """Return how a baseline is judged; a network from scratch stands beside those that are fine-tuned."""
+    if baseline == "supervised":
+        return ["supervised"] if "finetune" in protocols else []
+    return [name for name in protocols if name != "finetune"]
 
 
 def _judging(seeds: int) -> list[str]:
