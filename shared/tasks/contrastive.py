@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from shared.augmentations import compose
 from shared.encoders import Encoded, View
 from shared.errors import choose
 from shared.losses import barlow_twins, nt_xent, vicreg
@@ -19,13 +18,12 @@ from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
 
 
 class ContrastiveSettings(TaskSettings):
-    """The loss, the chain of transformations that makes a view, and the projection head.
+    """The loss and the projection head.
 
     Args:
         objective: "nt_xent", "vicreg" or "barlow_twins".
         temperature: Of NT-Xent.
         redundancy: Weight of Barlow Twins' off-diagonal term.
-        transforms: Applied in this order to make each of the two views.
         hidden: Width of the hidden layer of the projection.
         projection: Width P of the projection.
     """
@@ -33,7 +31,6 @@ class ContrastiveSettings(TaskSettings):
     objective: str
     temperature: PositiveFloat
     redundancy: PositiveFloat
-    transforms: tuple[str, ...] = Field(min_length=1)
     hidden: PositiveInt
     projection: PositiveInt
 
@@ -56,7 +53,7 @@ class Contrastive(Task):
         self.settings = settings
         self.objective = choose("contrastive objective", OBJECTIVES, settings.objective)
         self.channels = context.channels
-        self.transform = compose(settings.transforms)
+        self.transform = context.transform
         self.head = mlp(context.dim, settings.hidden, settings.projection)
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Any]:
