@@ -181,6 +181,7 @@ def test_an_unknown_method_is_explained() -> None:
 def test_every_method_lays_over_every_data_set(data: str, method: str) -> None:
     config = load_config(f"configs/{data}.yaml", method=method)
     assert config.enabled_tasks
+    assert config.views == load_config(f"configs/{data}.yaml").views
     assert len(METHODS[method].read_text().splitlines()) <= 24
     assert METHODS[method].read_text().startswith("# ")
 

@@ -224,14 +224,6 @@ def test_reconstruction_counts_masked_samples_only(windows: Windows) -> None:
     assert torch.equal(task.loss(encoded, mask, batch), task.loss(encoded, mask, other))
 
 
-def test_contrastive_views_are_two_different_ones_of_each_window(windows: Windows) -> None:
-    task = task_of(only("contrastive"), windows, "contrastive")
-    x = torch.from_numpy(windows.x[:10])
-    first, second = task.views(plain_batch(x), make_generator(5))[0][0].x.chunk(2)
-    assert first.shape == x.shape
-    assert (first != second).flatten(1).any(dim=1).all()
-
-
 def test_default_contrastive_views_keep_gravity() -> None:
     """While a real arm is nearly still, its mean acceleration turns by hardly more than the tilt."""
     watch = load(load_config(DEFAULTS).data)[0]

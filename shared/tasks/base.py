@@ -125,7 +125,7 @@ class Task(nn.Module, ABC):
     Settings: ClassVar[type[TaskSettings]]
     extra: ClassVar[Extra | None] = None
     compares_windows: ClassVar[bool] = False
-    """Whether the loss compares windows of a batch with each other, so that a batch of one teaches nothing."""
+    """Whether windows of a batch are compared with each other, so that a batch of one teaches nothing."""
     teacher: ClassVar[bool] = False
     """Whether it has views encoded by the teacher."""
     masks: ClassVar[bool] = False

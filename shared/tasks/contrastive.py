@@ -7,14 +7,14 @@ healthcare".
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from shared.encoders import Encoded, View
+from shared.encoders import Encoded
 from shared.errors import choose
 from shared.losses import barlow_twins, nt_xent, vicreg
-from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
+from shared.tasks.base import Batch, TaskContext, TaskSettings, mlp
+from shared.tasks.two_views import TwoViews
 
 
 class ContrastiveSettings(TaskSettings):
@@ -42,23 +42,16 @@ OBJECTIVES: dict[str, Callable[[ContrastiveSettings, Tensor, Tensor], Tensor]] =
 }
 
 
-class Contrastive(Task):
+class Contrastive(TwoViews):
     """Pull the projections of two views of one window together, by a loss chosen by name."""
 
     Settings: ClassVar[type[TaskSettings]] = ContrastiveSettings
-    compares_windows: ClassVar[bool] = True
 
     def __init__(self, settings: ContrastiveSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         self.settings = settings
         self.objective = choose("contrastive objective", OBJECTIVES, settings.objective)
-        self.channels = context.channels
-        self.transform = context.transform
         self.head = mlp(context.dim, settings.hidden, settings.projection)
-
-    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Any]:
-        """Both views, one after the other (2N, C, T): the transformations draw afresh for each row."""
-        return [View(self.transform(torch.cat([batch.x, batch.x]), generator, self.channels))], None
 
     def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
         """The chosen objective on the projections (N, P) of the two views."""
