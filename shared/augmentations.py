@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from shared.errors import choose
 from shared.plausible import Triad
+from shared.settings import Settings
 
 NOISE = (0.02, 0.15)
 """Standard deviation of ``jitter``, in units of each channel's standard deviation over the training data."""
@@ -76,6 +78,18 @@ class Channels:
 
 
 Transform = Callable[[Tensor, Generator, Channels], Tensor]
+
+
+class ViewSettings(Settings):
+    """How a view of a window is made, for all tasks that compare views.
+
+    Which transformations keep what matters depends on the data, not on the task.
+
+    Args:
+        transforms: Names of ``TRANSFORMS``, applied in this order.
+    """
+
+    transforms: tuple[str, ...] = Field(min_length=1)
 
 
 def compose(names: Sequence[str]) -> Transform:

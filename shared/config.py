@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, create_model, field_validator
 
+from shared.augmentations import ViewSettings
 from shared.data import DATASETS, DataSettings
 from shared.encoders import ENCODERS, EncoderSettings
 from shared.errors import UserError, choose, nearest
@@ -116,6 +117,7 @@ class Config(Settings):
     seed: int = Field(ge=0)
     data: DataSettings
     encoder: EncoderSettings
+    views: ViewSettings
     tasks: dict[str, TaskSettings]
     weighting: WeightingSettings
     step: StepSettings

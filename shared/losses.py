@@ -13,6 +13,9 @@ from torch import Tensor
 NORM_FLOOR = 1e-6
 """Rows shorter than this are not stretched to length one: a dead projection then has a bounded gradient."""
 
+SINKHORN_ITERATIONS = 3
+"""As in the paper of SwAV: a prototype's shares are then nearly as many as another's; a window's sum to 1 exactly."""
+
 VICREG_EPSILON = 1e-4
 BARLOW_EPSILON = 1e-5
 """Added to a variance before its root, as in the authors' code, so that a constant has a finite gradient."""
@@ -38,11 +41,95 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     a, b = _views(a, b)
     n = len(a)
     with torch.autocast(a.device.type, enabled=False):
-        z = F.normalize(torch.cat([a, b]), dim=1, eps=NORM_FLOOR)
+        z = unit_length(torch.cat([a, b]))
         similarity = z @ z.T / temperature
         itself = torch.eye(2 * n, dtype=torch.bool, device=a.device)
         partner = torch.arange(2 * n, device=a.device).roll(n)
         return F.cross_entropy(similarity.masked_fill(itself, -torch.inf), partner)
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float, more: Tensor | None = None) -> Tensor:
+    """Cross-entropy of finding each query's key (van den Oord et al. 2018, CPC, equation 4; He et al. 2020, MoCo).
+
+    Each of the N queries has to find its own key among the N keys and those in ``more`` by cosine similarity.
+
+    Args:
+        queries: (N, P), of any length: all are normalised here.
+        keys: (N, P); row i belongs to row i of ``queries``.
+        temperature: Divisor of the cosine similarities, above 0.
+        more: Keys that belong to no query, (Q, P).
+
+    Returns:
+        Mean over the queries, a scalar.
+
+    Raises:
+        ValueError: The shapes differ, or are not (N, P).
+    """
+    queries, keys = _views(queries, keys)
+    everything = keys if more is None else torch.cat([keys, more])
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = unit_length(queries) @ unit_length(everything).T / temperature
+        return F.cross_entropy(similarity, torch.arange(len(queries), device=queries.device))
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """One minus the cosine of the angle between rows: 0 where they point alike, 2 where they are opposite.
+
+    The loss of SimSiam (Chen and He 2021, equation 1) plus 1; half of BYOL's (Grill et al. 2020, equation 2).
+
+    Args:
+        a: (N, P).
+        b: (N, P); row i belongs to row i of ``a``.
+
+    Returns:
+        Mean over the rows, a scalar.
+
+    Raises:
+        ValueError: The shapes differ, or are not (N, P).
+    """
+    a, b = _views(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        return 1 - (unit_length(a) * unit_length(b)).sum(dim=1).mean()
+
+
+def swapped_prediction(a: Tensor, b: Tensor, temperature: float, epsilon: float) -> Tensor:
+    """Cross-entropy of each view's code under the probabilities of the other (Caron et al. 2020, SwAV, equation 2).
+
+    Args:
+        a: Cosine similarities of the first view to K prototypes, (N, K).
+        b: Of the second view, (N, K); row i belongs to row i of ``a``.
+        temperature: Divisor of the similarities that become probabilities, above 0.
+        epsilon: The same for codes, see ``sinkhorn``; no gradient flows through them.
+
+    Returns:
+        Mean over the 2N views, a scalar.
+
+    Raises:
+        ValueError: The shapes differ, or are not (N, K).
+    """
+    a, b = _views(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        one = F.cross_entropy(a / temperature, sinkhorn(b.detach(), epsilon))
+        other = F.cross_entropy(b / temperature, sinkhorn(a.detach(), epsilon))
+        return (one + other) / 2
+
+
+def sinkhorn(scores: Tensor, epsilon: float) -> Tensor:
+    """Codes of a batch: near to its scores, each prototype used about as much as another (Caron et al. 2020, eq. 5).
+
+    Sinkhorn and Knopp's iterations (Cuturi 2013) on logarithms, so that no ``epsilon`` is too small.
+
+    Args:
+        scores: Similarities to K prototypes, (N, K), in float32 or better.
+        epsilon: Softness, above 0: the smaller, the closer is each code to a single prototype.
+
+    Returns:
+        (N, K), each row with the sum 1.
+    """
+    logarithm = scores / epsilon
+    for _ in range(SINKHORN_ITERATIONS):
+        logarithm = logarithm.log_softmax(dim=0).log_softmax(dim=1)
+    return logarithm.exp()
 
 
 def vicreg(a: Tensor, b: Tensor, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> Tensor:
@@ -126,6 +213,11 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         )
     error = torch.where(mask.unsqueeze(1), _at_least_float32(prediction) - _at_least_float32(target), 0)
     return error.square().sum() / (mask.sum().clamp(min=1) * channels)
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """Rows (N, P) divided by their length, see ``NORM_FLOOR``."""
+    return F.normalize(x, dim=1, eps=NORM_FLOOR)
 
 
 def _standardise(z: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from shared.augmentations import Channels
+from shared.augmentations import Channels, compose
 from shared.config import Config
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
@@ -206,6 +206,7 @@ def build_model(config: Config, meta: Meta, samples: int, statistics: ChannelSta
     std = torch.as_tensor(statistics.std, dtype=torch.float32)
     context = TaskContext(
         channels=Channels(meta.triads, std, meta.rate),
+        transform=compose(config.views.transforms),
         samples=samples,
         dim=encoder.dim,
         width=encoder.width,

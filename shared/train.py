@@ -295,9 +295,8 @@ def collapse_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         collapsed = [words for row in rows if (words := complaints(signs_of(row, name)))]
         if len(collapsed) > len(rows) / 2:
             who = f" on {len(collapsed)} of {len(rows)} clients" if len(rows) > 1 else ""
-            warnings.append(
-                f"task {name!r} may have collapsed{who}: {' and '.join(collapsed[0])}. {TASKS[name].advice}"
-            )
+            shown = " and ".join(collapsed[0])
+            warnings.append(f"task {name!r} may have collapsed{who}: {shown}; {TASKS[name].advice}")
     return warnings
 
 

@@ -27,7 +27,7 @@ def test_every_knob_of_the_defaults_says_why() -> None:
 
 
 def test_the_resolved_copy_reads_back_to_an_equal_configuration(tmp_path: Path) -> None:
-    config = load_config(DEFAULTS.parent / "demo.yaml", ["seed=3", "tasks.contrastive.transforms=[jitter]"])
+    config = load_config(DEFAULTS.parent / "demo.yaml", ["seed=3", "views.transforms=[jitter]"])
     copy = tmp_path / "config.yaml"
     copy.write_text(config.to_yaml())
     assert load_config(copy) == config
@@ -181,6 +181,7 @@ def test_an_unknown_method_is_explained() -> None:
 def test_every_method_lays_over_every_data_set(data: str, method: str) -> None:
     config = load_config(f"configs/{data}.yaml", method=method)
     assert config.enabled_tasks
+    assert config.views == load_config(f"configs/{data}.yaml").views
     assert len(METHODS[method].read_text().splitlines()) <= 24
     assert METHODS[method].read_text().startswith("# ")
 

@@ -117,10 +117,11 @@ def test_the_encoder_is_standardised_by_all_training_people(unbroken: Path) -> N
     card.check_fits(train)
 
 
-def test_nothing_but_encoder_arrays_counts_and_scalars_leaves_a_client(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tasks", [(), ("byol", "moco", "swav")], ids=["default", "with_teacher_and_queue"])
+def test_nothing_but_encoder_arrays_counts_and_scalars_leaves_a_client(tasks: tuple[str, ...], tmp_path: Path) -> None:
     seen: list[RecordDict] = []
-    federate(tmp_path / "run", configure(), intercepted(lambda m, reply, c: seen.append(reply.content)))
-    config = configure()
+    config = configure(*[f"tasks.{name}.enabled=true" for name in tasks])
+    federate(tmp_path / "run", config, intercepted(lambda m, reply, c: seen.append(reply.content)))
     train, _ = load(config.data)
     expected = set(outgoing(build_initial_encoder(config, *train.x.shape[1:]), "average"))
     assert len(seen) == PEOPLE * 3

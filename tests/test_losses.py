@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.losses import NTXentLoss, VICRegLoss
 from torch import Tensor
 
-from shared.losses import barlow_twins, masked_mse, nt_xent, vicreg
+from shared.losses import (
+    barlow_twins,
+    cosine_distance,
+    info_nce,
+    masked_mse,
+    nt_xent,
+    sinkhorn,
+    swapped_prediction,
+    vicreg,
+)
 
 pytestmark = pytest.mark.numerics
 
@@ -19,6 +28,8 @@ PAIR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda a, b: nt_xent(a, b, 0.2),
     "vicreg": lambda a, b: vicreg(a, b),
     "barlow_twins": lambda a, b: barlow_twins(a, b, 0.005),
+    "info_nce": lambda a, b: info_nce(a, b, 0.2) + info_nce(b, a, 0.2),
+    "cosine_distance": cosine_distance,
 }
 every_pair_loss = pytest.mark.parametrize("loss", PAIR_LOSSES.values(), ids=PAIR_LOSSES.keys())
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
@@ -81,6 +92,97 @@ def test_nt_xent_equals_metric_learning(shape: tuple[int, int, int], temperature
     labels = torch.arange(len(a)).repeat(2)
     expected = NTXentLoss(temperature)(torch.cat([a, b]), labels)
     torch.testing.assert_close(nt_xent(a, b, temperature), expected)
+
+
+def more_keys(q: int, features: int) -> Tensor:
+    return torch.randn(q, features, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+@quick
+@given(shapes, st.integers(0, 7), st.floats(0.02, 2.0))
+def test_info_nce_follows_its_equation(shape: tuple[int, int, int], q: int, temperature: float) -> None:
+    queries, keys = two_views(*shape)
+    more = more_keys(q, shape[1])
+    every = [key / np.linalg.norm(key) for key in [*keys.numpy(), *more.numpy()]]
+    total = 0.0
+    for i, query in enumerate(queries.numpy()):
+        scores = [np.exp(query @ key / np.linalg.norm(query) / temperature) for key in every]
+        total -= np.log(scores[i] / sum(scores))
+    found = info_nce(queries, keys, temperature, more)
+    assert found.item() == pytest.approx(total / len(queries), rel=1e-9, abs=1e-12)
+
+
+@quick
+@given(shapes.filter(lambda shape: shape[0] > 1), st.integers(0, 7), st.floats(0.02, 2.0))
+def test_info_nce_equals_metric_learning(shape: tuple[int, int, int], q: int, temperature: float) -> None:
+    queries, keys = two_views(*shape)
+    more = more_keys(q, shape[1])
+    labels = torch.arange(len(queries) + q)
+    expected = NTXentLoss(temperature)(
+        queries, labels[: len(queries)], ref_emb=torch.cat([keys, more]), ref_labels=labels
+    )
+    torch.testing.assert_close(info_nce(queries, keys, temperature, more), expected)
+
+
+@quick
+@given(shapes)
+def test_cosine_distance_equals_that_of_torch(shape: tuple[int, int, int]) -> None:
+    a, b = two_views(*shape)
+    torch.testing.assert_close(cosine_distance(a, b), (1 - torch.cosine_similarity(a, b)).mean())
+
+
+def sinkhorn_by_loops(scores: np.ndarray, epsilon: float) -> np.ndarray:
+    codes = np.exp(scores / epsilon)
+    n, prototypes = codes.shape
+    for _ in range(3):
+        for k in range(prototypes):
+            codes[:, k] /= codes[:, k].sum() * prototypes
+        for i in range(n):
+            codes[i] /= codes[i].sum() * n
+    return n * codes
+
+
+@quick
+@given(shapes, st.floats(0.02, 2.0))
+def test_sinkhorn_takes_turns_as_in_the_paper(shape: tuple[int, int, int], epsilon: float) -> None:
+    scores = two_views(*shape)[0].tanh()
+    found = sinkhorn(scores, epsilon)
+    np.testing.assert_allclose(found.numpy(), sinkhorn_by_loops(scores.numpy(), epsilon), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(shape[0], dtype=torch.float64))
+
+
+def test_sinkhorn_uses_prototypes_alike_where_scores_favour_one() -> None:
+    scores = two_views(64, 8)[0].tanh() / 10
+    scores[:, 0] += 0.5
+    assert scores.softmax(dim=1).sum(dim=0)[0] > 1.3 * 64 / 8
+    shares = sinkhorn(scores, 0.05).sum(dim=0)
+    torch.testing.assert_close(shares, torch.full((8,), 64 / 8, dtype=torch.float64), rtol=0.1, atol=0)
+
+
+@quick
+@given(shapes, st.floats(0.05, 1.0), st.floats(0.05, 1.0))
+def test_swapped_prediction_follows_its_equation(
+    shape: tuple[int, int, int], temperature: float, epsilon: float
+) -> None:
+    a, b = (view.tanh() for view in two_views(*shape))
+    total = 0.0
+    for own, other in ((a.numpy(), b.numpy()), (b.numpy(), a.numpy())):
+        codes = sinkhorn_by_loops(other, epsilon)
+        for i in range(len(own)):
+            shares = np.exp(own[i] / temperature) / np.exp(own[i] / temperature).sum()
+            total -= sum(codes[i, k] * np.log(shares[k]) for k in range(len(shares)))
+    found = swapped_prediction(a, b, temperature, epsilon)
+    assert found.item() == pytest.approx(total / (2 * len(a)), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 16])
+@pytest.mark.parametrize("epsilon", [1e-4, 0.05, 10])
+def test_swapped_prediction_stays_finite_in_float32(n: int, epsilon: float) -> None:
+    a, b = (view.float().tanh().requires_grad_() for view in two_views(n, 8))
+    value = swapped_prediction(a, b, 0.1, epsilon)
+    value.backward()
+    assert value.isfinite()
+    assert a.grad is not None and a.grad.isfinite().all()
 
 
 @quick

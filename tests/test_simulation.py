@@ -228,7 +228,7 @@ def test_bad_input_exits_with_two_and_one_readable_message(module: str, tmp_path
         "exists already and is not a run": ["--name", "taken", "--force"],
         "plain name of a folder": ["--name", ".."],
         "tasks.contrastive.temperature": ["tasks.contrastive.temperature=warm"],
-        "unknown augmentation 'spin'": ["tasks.contrastive.transforms=[spin]"],
+        "unknown augmentation 'spin'": ["views.transforms=[spin]"],
         "does not have; choose auto or cpu": ["train.device=mps"],
         "has 4 training people|there is no run": ["--resume", "federation.min_clients=5"],
         "nothing to resume|there is no run": ["--name", "fresh", "--resume"],
@@ -252,7 +252,7 @@ def test_resume_refuses_another_configuration_and_force_replaces(tmp_path: Path)
     taken = run("simulation", tmp_path, *name)
     assert taken.returncode == 2
     assert "exists already" in taken.stderr
-    impossible = run("simulation", tmp_path, *name, "--force", "tasks.contrastive.transforms=[spin]")
+    impossible = run("simulation", tmp_path, *name, "--force", "views.transforms=[spin]")
     assert impossible.returncode == 2
     assert encoder.read_bytes() == before
     assert run("simulation", tmp_path, *name, "--force", "seed=5").returncode == 0

@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from shared.augmentations import Channels
+from shared.augmentations import Channels, Transform
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoded, Encoder, View
 from shared.layers import hidden_layer
@@ -34,6 +34,7 @@ class TaskContext:
 
     Args:
         channels: The C channels.
+        transform: Makes a view of a window, where a task compares views (the block ``views`` of the configuration).
         samples: T.
         dim: D, of what is pooled.
         width: H, of a token.
@@ -45,6 +46,7 @@ class TaskContext:
     """
 
     channels: Channels
+    transform: Transform
     samples: int
     dim: int
     width: int
@@ -123,13 +125,13 @@ class Task(nn.Module, ABC):
     Settings: ClassVar[type[TaskSettings]]
     extra: ClassVar[Extra | None] = None
     compares_windows: ClassVar[bool] = False
-    """Whether the loss compares windows of a batch with each other, so that a batch of one teaches nothing."""
+    """Whether windows of a batch are compared with each other, so that a batch of one teaches nothing."""
     teacher: ClassVar[bool] = False
     """Whether it has views encoded by the teacher."""
     masks: ClassVar[bool] = False
     """Whether it has views masked."""
     advice: ClassVar[str] = ""
-    """What to turn where the task collapses, or learns nothing: a whole sentence."""
+    """What to turn where the task collapses, or learns nothing: "raise this, or lower that"."""
 
     projections: Tensor | None = None
     code_shares: Tensor | None = None

@@ -7,25 +7,23 @@ healthcare".
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from shared.augmentations import compose
-from shared.encoders import Encoded, View
+from shared.encoders import Encoded
 from shared.errors import choose
 from shared.losses import barlow_twins, nt_xent, vicreg
-from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
+from shared.tasks.base import Batch, TaskContext, TaskSettings, mlp
+from shared.tasks.two_views import TwoViews
 
 
 class ContrastiveSettings(TaskSettings):
-    """The loss, the chain of transformations that makes a view, and the projection head.
+    """The loss and the projection head.
 
     Args:
         objective: "nt_xent", "vicreg" or "barlow_twins".
         temperature: Of NT-Xent.
         redundancy: Weight of Barlow Twins' off-diagonal term.
-        transforms: Applied in this order to make each of the two views.
         hidden: Width of the hidden layer of the projection.
         projection: Width P of the projection.
     """
@@ -33,7 +31,6 @@ class ContrastiveSettings(TaskSettings):
     objective: str
     temperature: PositiveFloat
     redundancy: PositiveFloat
-    transforms: tuple[str, ...] = Field(min_length=1)
     hidden: PositiveInt
     projection: PositiveInt
 
@@ -45,24 +42,17 @@ OBJECTIVES: dict[str, Callable[[ContrastiveSettings, Tensor, Tensor], Tensor]] =
 }
 
 
-class Contrastive(Task):
+class Contrastive(TwoViews):
     """Pull the projections of two views of one window together, by a loss chosen by name."""
 
     Settings: ClassVar[type[TaskSettings]] = ContrastiveSettings
-    compares_windows: ClassVar[bool] = True
-    advice: ClassVar[str] = "Larger batches (train.batch_size) or a smaller train.learning_rate may help."
+    advice: ClassVar[str] = "raise train.batch_size, or lower train.learning_rate"
 
     def __init__(self, settings: ContrastiveSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         self.settings = settings
         self.objective = choose("contrastive objective", OBJECTIVES, settings.objective)
-        self.channels = context.channels
-        self.transform = compose(settings.transforms)
         self.head = mlp(context.dim, settings.hidden, settings.projection)
-
-    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Any]:
-        """Both views, one after the other (2N, C, T): the transformations draw afresh for each row."""
-        return [View(self.transform(torch.cat([batch.x, batch.x]), generator, self.channels))], None
 
     def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
         """The chosen objective on the projections (N, P) of the two views."""
