@@ -2,7 +2,11 @@
 
 from shared.tasks.base import Batch, Draw, Task, TaskContext, TaskSettings
 from shared.tasks.contrastive import Contrastive
+from shared.tasks.data2vec import Data2vec
+from shared.tasks.dino import Dino
 from shared.tasks.features import Features
+from shared.tasks.ibot import Ibot
+from shared.tasks.ijepa import Ijepa
 from shared.tasks.reconstruction import Reconstruction
 from shared.tasks.transformation import Transformation
 
@@ -11,6 +15,10 @@ TASKS: dict[str, type[Task]] = {
     "reconstruction": Reconstruction,
     "contrastive": Contrastive,
     "features": Features,
+    "dino": Dino,
+    "ibot": Ibot,
+    "data2vec": Data2vec,
+    "ijepa": Ijepa,
 }
 
 __all__ = ["TASKS", "Batch", "Draw", "Task", "TaskContext", "TaskSettings"]
