@@ -23,7 +23,7 @@ from shared.model import prepare
 from shared.seeding import make_generator
 from shared.tasks import TASKS, Task
 from shared.tasks.distillation import Distillation, PrototypeHead
-from shared.tasks.ijepa import LEAST_CONTEXT, IjepaSettings, draw_parts
+from shared.tasks.ijepa import LEAST_CONTEXT, IJEPASettings, draw_parts
 from shared.teacher import MovingAverage
 from shared.train import Training
 from tests.pretext import batch_of, build, configure, losses, only, plain_batch, synthetic_windows, task_of
@@ -286,7 +286,7 @@ def test_a_context_never_contains_its_targets(
     n: int, positions: int, count: int, shares: tuple[float, float], seed: int
 ) -> None:
     of = configure().tasks["ijepa"].model_dump()
-    ijepa = IjepaSettings(**of | {"context": (0.9, 1.0), "targets": count, "target_share": tuple(sorted(shares))})
+    ijepa = IJEPASettings(**of | {"context": (0.9, 1.0), "targets": count, "target_share": tuple(sorted(shares))})
     if round(0.9 * positions) < count + LEAST_CONTEXT:
         return
     context, targets = draw_parts(ijepa, n, positions, make_generator(seed))
@@ -305,7 +305,7 @@ def test_a_context_never_contains_its_targets(
 
 def test_a_context_stays_in_its_stretch() -> None:
     of = configure().tasks["ijepa"].model_dump()
-    ijepa = IjepaSettings(**of | {"context": (0.5, 0.5), "targets": 1, "target_share": (0.1, 0.1)})
+    ijepa = IJEPASettings(**of | {"context": (0.5, 0.5), "targets": 1, "target_share": (0.1, 0.1)})
     starts = set()
     for seed in range(30):
         context, _ = draw_parts(ijepa, 8, 20, make_generator(seed))

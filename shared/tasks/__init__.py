@@ -3,10 +3,10 @@
 from shared.tasks.base import Batch, Draw, Task, TaskContext, TaskSettings
 from shared.tasks.contrastive import Contrastive
 from shared.tasks.data2vec import Data2vec
-from shared.tasks.dino import Dino
+from shared.tasks.dino import DINO
 from shared.tasks.features import Features
-from shared.tasks.ibot import Ibot
-from shared.tasks.ijepa import Ijepa
+from shared.tasks.ibot import IBOT
+from shared.tasks.ijepa import IJEPA
 from shared.tasks.reconstruction import Reconstruction
 from shared.tasks.transformation import Transformation
 
@@ -15,10 +15,10 @@ TASKS: dict[str, type[Task]] = {
     "reconstruction": Reconstruction,
     "contrastive": Contrastive,
     "features": Features,
-    "dino": Dino,
-    "ibot": Ibot,
+    "dino": DINO,
+    "ibot": IBOT,
     "data2vec": Data2vec,
-    "ijepa": Ijepa,
+    "ijepa": IJEPA,
 }
 
 __all__ = ["TASKS", "Batch", "Draw", "Task", "TaskContext", "TaskSettings"]

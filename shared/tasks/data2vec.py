@@ -42,7 +42,9 @@ class Data2vec(Task):
     Settings: ClassVar[type[TaskSettings]] = Data2vecSettings
     teacher: ClassVar[bool] = True
     masks = True
-    advice: ClassVar[str] = "raise teacher.momentum or tasks.data2vec.mask.ratio, or lower train.learning_rate"
+    advice: ClassVar[str] = (
+        "Raise teacher.momentum towards 1 or tasks.data2vec.mask.ratio, or lower train.learning_rate."
+    )
 
     def __init__(self, settings: Data2vecSettings, context: TaskContext) -> None:
         super().__init__(settings, context)

@@ -22,7 +22,7 @@ GLOBAL = 2
 """Views that the teacher sees."""
 
 
-class DinoSettings(DistillationSettings):
+class DINOSettings(DistillationSettings):
     """The knobs of ``DistillationSettings``, and those of the views and of KoLeo.
 
     Args:
@@ -36,21 +36,21 @@ class DinoSettings(DistillationSettings):
     koleo: NonNegativeFloat
 
 
-class Dino(Task):
+class DINO(Task):
     """Cross-entropy between the teacher's prototypes of two views and the student's of all others of the window.
 
     Crops are stretched to the length of a window, so that the student encodes all views in one pass; theirs are smaller
     images.
     """
 
-    Settings: ClassVar[type[TaskSettings]] = DinoSettings
+    Settings: ClassVar[type[TaskSettings]] = DINOSettings
     teacher: ClassVar[bool] = True
     advice: ClassVar[str] = (
-        "lower tasks.dino.teacher_temperature or tasks.dino.prototypes where the loss stays at its start, "
-        "lower tasks.dino.centre_momentum where few prototypes are used, or raise teacher.momentum"
+        "Lower tasks.dino.teacher_temperature or tasks.dino.prototypes if it is the loss that says so, "
+        "tasks.dino.centre_momentum or train.learning_rate if it is the codes."
     )
 
-    def __init__(self, settings: DinoSettings, context: TaskContext) -> None:
+    def __init__(self, settings: DINOSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         self.settings = settings
         self.channels = context.channels

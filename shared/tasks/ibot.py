@@ -17,28 +17,28 @@ from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 from shared.tasks.distillation import Distillation, DistillationSettings
 
 
-class IbotSettings(DistillationSettings):
+class IBOTSettings(DistillationSettings):
     """The knobs of ``DistillationSettings``, and mask: what is hidden from the student."""
 
     mask: MaskSettings
 
 
-class Ibot(Task):
+class IBOT(Task):
     """Cross-entropy between the teacher's prototypes of a token and the student's, where the student is masked.
 
     Theirs is masked in half of the images and trains the loss on whole images with the same views. Here ``dino`` draws
     its own, so all windows are masked; and the head is another than that of ``dino``, as in DINOv2.
     """
 
-    Settings: ClassVar[type[TaskSettings]] = IbotSettings
+    Settings: ClassVar[type[TaskSettings]] = IBOTSettings
     teacher: ClassVar[bool] = True
     masks = True
     advice: ClassVar[str] = (
-        "lower tasks.ibot.teacher_temperature or tasks.ibot.prototypes where the loss stays at its start, "
-        "lower tasks.ibot.centre_momentum where few prototypes are used, or raise teacher.momentum"
+        "Lower tasks.ibot.teacher_temperature or tasks.ibot.prototypes if it is the loss that says so, "
+        "tasks.ibot.centre_momentum or train.learning_rate if it is the codes."
     )
 
-    def __init__(self, settings: IbotSettings, context: TaskContext) -> None:
+    def __init__(self, settings: IBOTSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         check_maskable(settings.mask, context.channels, context.positions)
         self.settings = settings

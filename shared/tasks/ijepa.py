@@ -20,7 +20,7 @@ LEAST_CONTEXT = 2
 """Positions of the context, at least."""
 
 
-class IjepaSettings(TaskSettings):
+class IJEPASettings(TaskSettings):
     """What the student sees, what it tells, and the predictor.
 
     Args:
@@ -45,7 +45,7 @@ class Parts(NamedTuple):
     targets: Tensor
 
 
-class Ijepa(Task):
+class IJEPA(Task):
     """Smooth L1 between the predictor's tokens and the teacher's, position by position normalised, in the targets.
 
     Their predictor tells one target after the other; here it tells all at once, and a position that is in two targets
@@ -55,11 +55,13 @@ class Ijepa(Task):
         UserError: The encoder cannot leave positions out, or there are too few.
     """
 
-    Settings: ClassVar[type[TaskSettings]] = IjepaSettings
+    Settings: ClassVar[type[TaskSettings]] = IJEPASettings
     teacher: ClassVar[bool] = True
-    advice: ClassVar[str] = "raise teacher.momentum or tasks.ijepa.target_share, or lower train.learning_rate"
+    advice: ClassVar[str] = (
+        "Raise teacher.momentum towards 1 or tasks.ijepa.target_share, or lower train.learning_rate."
+    )
 
-    def __init__(self, settings: IjepaSettings, context: TaskContext) -> None:
+    def __init__(self, settings: IJEPASettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         if not context.takes_tokens:
             raise UserError(
@@ -91,7 +93,7 @@ class Ijepa(Task):
         return F.smooth_l1_loss(told[memory.targets], targets[memory.targets])
 
 
-def draw_parts(settings: IjepaSettings, n: int, positions: int, generator: Generator) -> Parts:
+def draw_parts(settings: IJEPASettings, n: int, positions: int, generator: Generator) -> Parts:
     """Draw context and targets (Assran et al. 2023, section 3) for ``n`` windows.
 
     As in their code, sizes are drawn for all windows together and places for each. The context is what the targets
