@@ -256,7 +256,12 @@ def resize_crop(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
 
     Keeps the order of events; values stay within their range, and the mean becomes that of the part.
     """
-    share = _uniform(x, generator, (len(x), 1), *CROP)
+    return crop(x, generator, CROP)
+
+
+def crop(x: Tensor, generator: Generator, shares: tuple[float, float]) -> Tensor:
+    """Stretch a random part of each window, of a share between two, over the whole of it: (N, C, T) to the same."""
+    share = _uniform(x, generator, (len(x), 1), *shares)
     last = x.shape[-1] - 1
     start = _uniform(x, generator, (len(x), 1), 0.0, 1.0) * (1 - share) * last
     return _at(x, start + share * torch.arange(last + 1, dtype=x.dtype, device=x.device))

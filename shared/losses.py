@@ -16,6 +16,9 @@ NORM_FLOOR = 1e-6
 SINKHORN_ITERATIONS = 3
 """As in the paper of SwAV: a prototype's shares are then nearly as many as another's; a window's sum to 1 exactly."""
 
+KOLEO_FLOOR = 1e-3
+"""Distances on the unit sphere below about this do not push any harder: windows that repeat have none at all."""
+
 VICREG_EPSILON = 1e-4
 BARLOW_EPSILON = 1e-5
 """Added to a variance before its root, as in the authors' code, so that a constant has a finite gradient."""
@@ -189,6 +192,57 @@ def barlow_twins(a: Tensor, b: Tensor, redundancy: float) -> Tensor:
         correlation = _standardise(a).T @ _standardise(b) / len(a)
         on_diagonal = (1 - correlation.diagonal()).square().sum()
         return on_diagonal + redundancy * _off_diagonal(correlation).square().sum()
+
+
+def self_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy between views of a window, of which a teacher saw some (Caron et al. 2021, DINO, equation 3).
+
+    Each of the teacher's G views tells each of the student's S views but itself what to answer. Equation 3 sums over
+    these pairs; here, as in the authors' code, it is their mean.
+
+    Args:
+        student: Scores, (S, N, K); the first G views are those that the teacher saw.
+        teacher: Probabilities, (G, N, K).
+        temperature: Divisor of the student's scores, above 0.
+
+    Returns:
+        Mean over windows and pairs, a scalar.
+
+    Raises:
+        ValueError: The shapes do not fit together, or there is no pair.
+    """
+    views, others = len(teacher), len(student)
+    if student.dim() != 3 or student.shape[1:] != teacher.shape[1:] or not 1 <= views <= others or others < 2:
+        raise ValueError(
+            f"views: expected student (S, N, K) and teacher (G, N, K) with S of at least 2 and G of 1 to S, "
+            f"found {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    with torch.autocast(student.device.type, enabled=False):
+        logs = (_at_least_float32(student) / temperature).log_softmax(dim=2)
+        pairs = -torch.einsum("gnk,snk->gs", _at_least_float32(teacher), logs) / student.shape[1]
+        itself = torch.eye(views, others, dtype=torch.bool, device=student.device)
+        return pairs[~itself].mean()
+
+
+def koleo(z: Tensor) -> Tensor:
+    """Kozachenko-Leonenko estimator of minus the entropy (Sablayrolles et al. 2019; Oquab et al. 2023, DINOv2).
+
+    Minus the mean logarithm of the distance between each normalised embedding and its nearest neighbour in the batch:
+    the lower, the more evenly they are spread. The authors add a small number to the distance, whose gradient then is
+    very large where windows nearly repeat; here it is added under the root, so that it falls to 0 there.
+
+    Args:
+        z: Embeddings (N, D), of any length: they are normalised here.
+
+    Returns:
+        A scalar; 0 for a single embedding.
+    """
+    if len(z) < 2:
+        return 0 * z.sum()
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(_at_least_float32(z), dim=1, eps=NORM_FLOOR)
+        nearest = (z @ z.T).detach().fill_diagonal_(-torch.inf).argmax(dim=1)
+        return -((z - z[nearest]).square().sum(dim=1) + KOLEO_FLOOR**2).log().mean() / 2
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:

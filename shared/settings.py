@@ -1,9 +1,9 @@
 """The base of every block of the configuration, and what of it makes a run's identity."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
 Way = Literal["federated", "centralized"]
@@ -23,6 +23,17 @@ class IdentityOf:
 
 NO_IDENTITY = IdentityOf()
 """Marks what says where, how fast or how patiently a run is made."""
+
+
+def _rising(shares: tuple[float, float]) -> tuple[float, float]:
+    if shares[0] > shares[1]:
+        raise ValueError(f"expected the smaller share first, found {list(shares)}")
+    return shares
+
+
+_Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[tuple[_Share, _Share], AfterValidator(_rising)]
+"""Two shares, above 0 and up to 1, between which one is drawn."""
 
 
 class Settings(BaseModel):

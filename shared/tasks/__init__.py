@@ -3,7 +3,11 @@
 from shared.tasks.base import Batch, Draw, Task, TaskContext, TaskSettings
 from shared.tasks.byol import BYOL
 from shared.tasks.contrastive import Contrastive
+from shared.tasks.data2vec import Data2vec
+from shared.tasks.dino import DINO
 from shared.tasks.features import Features
+from shared.tasks.ibot import IBOT
+from shared.tasks.ijepa import IJEPA
 from shared.tasks.moco import MoCo
 from shared.tasks.moco_v3 import MoCoV3
 from shared.tasks.reconstruction import Reconstruction
@@ -21,6 +25,10 @@ TASKS: dict[str, type[Task]] = {
     "moco": MoCo,
     "moco_v3": MoCoV3,
     "swav": SwAV,
+    "dino": DINO,
+    "ibot": IBOT,
+    "data2vec": Data2vec,
+    "ijepa": IJEPA,
 }
 
 __all__ = ["TASKS", "Batch", "Draw", "Task", "TaskContext", "TaskSettings"]
