@@ -24,7 +24,7 @@ from shared.masks import patches
 from shared.model import prepare
 from shared.seeding import make_generator
 from shared.tasks.mae import EPSILON
-from shared.train import Training
+from shared.train import Training, collapse_warnings
 from tests.pretext import batch_of, build, only, plain_batch, synthetic_windows
 
 pytestmark = pytest.mark.numerics
@@ -285,10 +285,33 @@ def test_wav2vec2_draws_hard_codes_with_gumbel_noise() -> None:
     contrast = contrast_by_loops(context.detach(), target.detach(), codes, memory.hidden, 0.1)
     diversity = code_monotony(logits[memory.hidden].softmax(dim=2))
     assert found.item() == pytest.approx(contrast + 0.1 * diversity.item(), rel=1e-4)
-    assert task.code_shares.shape == (8,)
+    assert task.code_shares.shape == (4,)
     assert task.code_shares.sum().item() == pytest.approx(1, rel=1e-5)
     found.backward()
     assert all(weight.grad.count_nonzero() for weight in task.choose.parameters())
+
+
+def test_one_code_for_everything_is_warned_of() -> None:
+    windows = synthetic_windows()
+    person = windows.of([windows.people[0]])
+    training = start(only("wav2vec2", "encoder.name=transformer"), person)
+    chooses = training.model.tasks["wav2vec2"].choose[-1]
+    for bias in (0, 50):
+        with torch.no_grad():
+            chooses.bias[:1] += bias  # of the first of two groups
+        warnings = collapse_warnings([log.row() for log in training.run(range(1))])
+        assert len(warnings) == bool(bias)
+    assert "one code" in warnings[0]
+    assert "tasks.wav2vec2.diversity" in warnings[0]
+
+
+def test_codes_that_nobody_learns_to_tell_are_warned_of() -> None:
+    windows = synthetic_windows()
+    person = windows.of([windows.people[0]])
+    (log,) = start(only("codes", "train.learning_rate=1e-9"), person).run(range(1))
+    (warning,) = collapse_warnings([log.row()])
+    assert "knows nothing" in warning
+    assert "tasks.codes.clusters" in warning
 
 
 def test_wav2vec2_draws_the_noise_that_it_says() -> None:

@@ -60,7 +60,10 @@ class Codes(Task):
     Settings: ClassVar[type[TaskSettings]] = CodesSettings
     extra = staticmethod(position_codes)
     masks = True
-    advice: ClassVar[str] = "raise tasks.codes.mask.ratio, lower tasks.codes.clusters, or set tasks.codes.refresh=null"
+    advice: ClassVar[str] = (
+        "Lower tasks.codes.mask.ratio or tasks.codes.clusters, or set tasks.codes.refresh=null: "
+        "codes that are made again from a poor encoder are poor too."
+    )
 
     def __init__(self, settings: CodesSettings, context: TaskContext) -> None:
         super().__init__(settings, context)

@@ -58,7 +58,7 @@ class Wav2vec2(Task):
 
     Settings: ClassVar[type[TaskSettings]] = Wav2vec2Settings
     masks = True
-    advice: ClassVar[str] = "raise tasks.wav2vec2.diversity, or lower tasks.wav2vec2.codes"
+    advice: ClassVar[str] = "Raise tasks.wav2vec2.diversity, or lower train.learning_rate."
     softness: Tensor
 
     def __init__(self, settings: Wav2vec2Settings, context: TaskContext) -> None:
@@ -95,7 +95,8 @@ class Wav2vec2(Task):
         token = self.project_token(encoded[0].tokens)
         contrast = contrast_positions(token, quantised, codes, memory.hidden, self.settings.temperature)
         shares = logits[memory.hidden].softmax(dim=2)
-        self.code_shares = shares.detach().mean(dim=0).flatten() / self.shape[0]
+        used = shares.detach().mean(dim=0)
+        self.code_shares = used[torch.special.entr(used).sum(dim=1).argmin()]  # of the group that uses the fewest
         return contrast + self.settings.diversity * code_monotony(shares)
 
     @torch.no_grad()
