@@ -274,6 +274,68 @@ def unit_length(x: Tensor) -> Tensor:
     return F.normalize(x, dim=1, eps=NORM_FLOOR)
 
 
+def cosine_logits(z: Tensor, codes: Tensor, temperature: float) -> Tensor:
+    """Cosine similarity to each code, over a temperature (Hsu et al. 2021, HuBERT, equation 3).
+
+    Args:
+        z: What is told from, (M, P), of any length.
+        codes: Embeddings of the codes, (K, P), of any length.
+        temperature: Above 0; 0.1 in the paper.
+
+    Returns:
+        (M, K), for a cross-entropy.
+    """
+    z, codes = _at_least_float32(z), _at_least_float32(codes)
+    with torch.autocast(z.device.type, enabled=False):
+        return F.normalize(z, dim=1, eps=NORM_FLOOR) @ F.normalize(codes, dim=1, eps=NORM_FLOOR).T / temperature
+
+
+def contrast_positions(context: Tensor, target: Tensor, codes: Tensor, hidden: Tensor, temperature: float) -> Tensor:
+    """Find the target of a hidden position among those of its window (Baevski et al. 2020, wav2vec 2.0, equation 3).
+
+    The distractors are all other hidden positions whose codes differ from its own. Without any the loss is 0.
+
+    Args:
+        context: What the encoder says of each position, (N, L, P).
+        target: What stands there, quantised, (N, L, P).
+        codes: Which codes the target has, int64 (N, L, G).
+        hidden: bool (N, L); at least one is True.
+        temperature: Divisor of the cosine similarities; 0.1 in the paper.
+
+    Returns:
+        Mean over the hidden positions, a scalar.
+
+    Raises:
+        ValueError: The shapes of context and target differ, or are not (N, L, P).
+    """
+    _same_shape("context", context, "target", target, "(N, L, P)")
+    context, target = _at_least_float32(context), _at_least_float32(target)
+    with torch.autocast(context.device.type, enabled=False):
+        context, target = (F.normalize(z, dim=2, eps=NORM_FLOOR) for z in (context, target))
+        similarity = context @ target.transpose(1, 2) / temperature
+        alike = (codes.unsqueeze(1) == codes.unsqueeze(2)).all(dim=3)
+        itself = torch.eye(codes.shape[1], dtype=torch.bool, device=codes.device)
+        distractor = hidden.unsqueeze(1) & ~alike
+        logits = similarity.masked_fill(~(distractor | itself), -torch.inf)[hidden]
+        return F.cross_entropy(logits, hidden.nonzero()[:, 1])
+
+
+def code_monotony(probabilities: Tensor) -> Tensor:
+    """How far the codes are from being used alike (Baevski et al. 2020, equation 4, as in the authors' code).
+
+    Args:
+        probabilities: Of V codes in each of G groups, (M, G, V).
+
+    Returns:
+        (G V - sum over groups of exp of the entropy of the mean) / (G V), a scalar: 0 where all codes are used alike,
+        1 - 1 / V where one code of each group is.
+    """
+    probabilities = _at_least_float32(probabilities)
+    mean = probabilities.mean(dim=0)
+    entropy = -torch.xlogy(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny)).sum(dim=1)
+    return 1 - entropy.exp().sum() / mean.numel()
+
+
 def _standardise(z: Tensor) -> Tensor:
     """Each feature with mean 0 and variance 1 over the batch."""
     return (z - z.mean(dim=0)) / (z.var(dim=0, correction=0) + BARLOW_EPSILON).sqrt()

@@ -7,6 +7,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 
@@ -79,6 +80,22 @@ def visible_positions(mask: Tensor) -> Tensor:
     """Return the positions that a mask of whole positions, bool (N, C, L), leaves: int64 (N, V), in order of time."""
     seen = ~mask[:, 0]
     return seen.nonzero()[:, 1].view(len(mask), int(seen[0].sum()) if len(mask) else 0)
+
+
+def of_samples(mask: Tensor, stride: int, samples: int) -> Tensor:
+    """Return which samples a mask of positions, bool (N, C, L), hides: bool (N, C, T)."""
+    return mask.repeat_interleave(stride, dim=2)[:, :, :samples]
+
+
+def patches(x: Tensor, stride: int) -> Tensor:
+    """Cut windows (N, C, T) into what stands at each position: (N, L, C stride), channel after channel.
+
+    Zeros, or False, continue a last patch that is shorter.
+    """
+    n, channels, samples = x.shape
+    positions = -(-samples // stride)
+    whole = F.pad(x, (0, positions * stride - samples)).reshape(n, channels, positions, stride)
+    return whole.transpose(1, 2).flatten(2)
 
 
 def fill(x: Tensor, mask: Tensor, otherwise: Tensor) -> Tensor:

@@ -231,10 +231,11 @@ def prepare(config: Config, windows: Windows) -> TrainingData:
     """Turn windows into what the training loop takes, with what the tasks need beside them.
 
     Raises:
-        UserError: A task cannot have what it needs of these windows.
+        UserError: A task cannot have what it needs of these windows, or they are too short for the encoder.
     """
+    encoder = build_initial_encoder(config, len(windows.meta.channels), windows.x.shape[2]).eval()
     extras = {
-        name: make(windows, None, settings, None)
+        name: make(windows, encoder, settings, None)
         for name, settings in config.enabled_tasks.items()
         if (make := TASKS[name].extra) is not None
     }

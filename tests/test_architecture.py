@@ -21,7 +21,7 @@ FORBIDDEN = {
     "centralized_baseline": {"flwr", "runtime", "benchmarks"},
 }
 
-LAYERS = ["data", "augmentations", "losses", "encoders", "weighting", "tasks", "model", "train"]
+LAYERS = ["data", "augmentations", "losses", "encoders", "extras", "weighting", "tasks", "model", "train"]
 """Inside shared: a layer imports only those before it."""
 
 

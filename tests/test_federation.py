@@ -365,6 +365,24 @@ def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
         assert (folder / "clients" / path.parent.name / path.name).read_bytes() == path.read_bytes()
 
 
+def test_codes_that_are_made_again_each_round_survive_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client clusters its own windows by the tokens of the encoder that it received."""
+    off = [f"tasks.{name}.enabled=false" for name in configure().enabled_tasks]
+    config = configure(*off, "tasks.codes.enabled=true", "tasks.codes.refresh=1", "encoder.name=transformer")
+    federate(tmp_path / "whole", config)
+    stop_in_round_3(tmp_path / "stopped", config, monkeypatch, "aggregate_train")
+    federate(tmp_path / "stopped", config)
+    assert encoder_bytes(tmp_path / "stopped") == encoder_bytes(tmp_path / "whole")
+    states = [
+        {path.parent.name: load_file(path) for path in (tmp_path / name / "clients").glob("*/step-000003.safetensors")}
+        for name in ("stopped", "whole")
+    ]
+    assert len(states[1]) == PEOPLE
+    assert states[0].keys() == states[1].keys()
+    for person, state in states[1].items():
+        assert torch.equal(states[0][person]["extra.codes"], state["extra.codes"])
+
+
 def test_a_run_goes_on_with_other_timeouts_and_is_none_the_other_for_it(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,9 @@ VARIANTS = [
     ("contrastive", ["tasks.contrastive.objective=vicreg"]),
     ("contrastive", ["tasks.contrastive.objective=barlow_twins"]),
     ("features", ["tasks.features.mode=align"]),
+    ("mae", ["tasks.mae.visible_only=false"]),
+    ("mae", ["tasks.mae.visible_only=false", "tasks.mae.mask.kind=sensor", "tasks.mae.normalise=false"]),
+    ("codes", ["tasks.codes.source=patches", "tasks.codes.mask.kind=random"]),
 ]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.layers import ATTENTION_HEADS, Norm, hidden_layer
-from shared.masks import fill
+from shared.masks import fill, of_samples
 from shared.settings import Settings
 
 POOLED_STD_EPSILON = 1e-5
@@ -220,8 +220,12 @@ class Encoder(nn.Module):
         x = view.x
         if x.dim() != 3 or x.shape[1:] != (self.channels, self.samples):
             raise UserError(f"windows: expected shape (N, {self.channels}, {self.samples}), found {tuple(x.shape)}")
-        if view.mask is not None:
-            x = fill(x, view.mask.repeat_interleave(self.stride, dim=2)[:, :, : self.samples], self.mean)
+        unseen = view.mask
+        if view.keep is not None:  # what is left out must not show in the window's mean either
+            unseen = torch.ones(len(x), 1, self.positions, dtype=torch.bool, device=x.device)
+            unseen = unseen.scatter(2, view.keep.unsqueeze(1), False)
+        if unseen is not None:
+            x = fill(x, of_samples(unseen, self.stride, self.samples), self.mean)
         maps = (x - self.mean) / self.std
         if self.settings.log_input is not None:
             deviation = maps - maps.mean(dim=2, keepdim=True)

@@ -2,18 +2,21 @@
 
 from shared.tasks.base import Batch, Draw, Task, TaskContext, TaskSettings
 from shared.tasks.byol import BYOL
+from shared.tasks.codes import Codes
 from shared.tasks.contrastive import Contrastive
 from shared.tasks.data2vec import Data2vec
 from shared.tasks.dino import DINO
 from shared.tasks.features import Features
 from shared.tasks.ibot import IBOT
 from shared.tasks.ijepa import IJEPA
+from shared.tasks.mae import Mae
 from shared.tasks.moco import MoCo
 from shared.tasks.moco_v3 import MoCoV3
 from shared.tasks.reconstruction import Reconstruction
 from shared.tasks.simsiam import SimSiam
 from shared.tasks.swav import SwAV
 from shared.tasks.transformation import Transformation
+from shared.tasks.wav2vec2 import Wav2vec2
 
 TASKS: dict[str, type[Task]] = {
     "transformation": Transformation,
@@ -29,6 +32,9 @@ TASKS: dict[str, type[Task]] = {
     "ibot": IBOT,
     "data2vec": Data2vec,
     "ijepa": IJEPA,
+    "mae": Mae,
+    "codes": Codes,
+    "wav2vec2": Wav2vec2,
 }
 
 __all__ = ["TASKS", "Batch", "Draw", "Task", "TaskContext", "TaskSettings"]

@@ -97,12 +97,13 @@ class Draw(NamedTuple):
 class Extra(Protocol):
     """Computes what a task needs of all windows beside the windows."""
 
-    def __call__(self, windows: Windows, encoder: Encoder | None, settings: Any, before: Tensor | None, /) -> Tensor:
+    def __call__(self, windows: Windows, encoder: Encoder, settings: Any, before: Tensor | None, /) -> Tensor:
         """Compute it.
 
         Args:
             windows: N windows.
-            encoder: As it is now; None before training.
+            encoder: As it is now, in evaluation mode. Before training it is as it was initialised, with channel
+                statistics of 0 and 1: it tells how windows are cut into positions.
             settings: Of the task.
             before: What was computed before, and shall be replaced; None the first time.
 
@@ -120,6 +121,7 @@ class Task(nn.Module, ABC):
             the task has collapsed. None where it cannot.
         code_shares: Of the last batch, (K,), the mean share of each code; None where the task has no codes.
         chance: The loss of a head that knows nothing; None where there is no such number.
+        masks: Whether it has views masked.
     """
 
     Settings: ClassVar[type[TaskSettings]]
@@ -128,14 +130,13 @@ class Task(nn.Module, ABC):
     """Whether windows of a batch are compared with each other, so that a batch of one teaches nothing."""
     teacher: ClassVar[bool] = False
     """Whether it has views encoded by the teacher."""
-    masks: ClassVar[bool] = False
-    """Whether it has views masked."""
     advice: ClassVar[str] = ""
     """What to turn where the task collapses, or learns nothing: "raise this, or lower that"."""
 
     projections: Tensor | None = None
     code_shares: Tensor | None = None
     chance: float | None = None
+    masks: bool = False
 
     @classmethod
     def extra_width(cls, settings: Any, meta: Meta) -> int:

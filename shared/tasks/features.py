@@ -34,9 +34,7 @@ class FeaturesSettings(TaskSettings):
     projection: PositiveInt
 
 
-def person_features(
-    windows: Windows, encoder: Encoder | None, settings: FeaturesSettings, before: Tensor | None
-) -> Tensor:
+def person_features(windows: Windows, encoder: Encoder, settings: FeaturesSettings, before: Tensor | None) -> Tensor:
     """Return the expert features (N, F), standardised for each person.
 
     Raises:

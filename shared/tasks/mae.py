@@ -1,0 +1,92 @@
+"""Tell what was hidden from what is seen, position by position.
+
+MAE: He et al. 2022, "Masked autoencoders are scalable vision learners". With masks of kind "tube" it is VideoMAE (Tong
+et al. 2022), and with those of kind "sensor" it is like GraphMAE (Hou et al. 2022), whose nodes are sensors here.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from shared.encoders import Encoded, View
+from shared.errors import UserError
+from shared.layers import ATTENTION_HEADS, TokenDecoder
+from shared.losses import masked_mse
+from shared.masks import MaskSettings, check_maskable, draw_mask, of_samples, patches, visible_positions
+from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
+
+EPSILON = 1e-2
+"""Added to a patch's variance before its root. MAE takes 1e-6, which would blow the noise of somebody who sits up to
+the size of a step (inferred)."""
+
+
+class MaeSettings(TaskSettings):
+    """How windows are masked, and the decoder.
+
+    Args:
+        mask: What is hidden.
+        visible_only: Hidden positions are left out (MAE), or stay, without what they show.
+        normalise: Whether the mean of each patch is taken away, and its spread made 1, before it has to be told.
+        hidden: Width of the decoder.
+        depth: Its layers of attention.
+    """
+
+    mask: MaskSettings
+    visible_only: bool
+    normalise: bool
+    hidden: int = Field(ge=ATTENTION_HEADS, multiple_of=ATTENTION_HEADS)
+    depth: PositiveInt
+
+
+class Mae(Task):
+    """Predict the standardised samples that were hidden, from the tokens of the positions that are seen.
+
+    Where hidden positions are not left out, the decoder does not get their tokens either, which is what GraphMAE calls
+    re-masking: the encoder need not decode.
+    """
+
+    Settings: ClassVar[type[TaskSettings]] = MaeSettings
+
+    def __init__(self, settings: MaeSettings, context: TaskContext) -> None:
+        super().__init__(settings, context)
+        if settings.visible_only and not context.takes_tokens:
+            raise UserError(
+                f"task 'mae' leaves positions out, which encoder {context.encoder!r} cannot: set "
+                "encoder.name=transformer, or tasks.mae.visible_only=false"
+            )
+        if settings.visible_only and not settings.mask.whole_positions:
+            raise UserError(
+                f"task 'mae' leaves positions out, and masks of kind {settings.mask.kind!r} hide some of the channels "
+                "of a position only: set tasks.mae.visible_only=false, or tasks.mae.mask.kind to tube, span or block"
+            )
+        check_maskable(settings.mask, context.channels, context.positions)
+        self.settings, self.context = settings, context
+        self.masks = not settings.visible_only
+        outputs = context.channel_count * context.stride
+        self.decoder = TokenDecoder(context.width, settings.hidden, settings.depth, context.positions, outputs)
+
+    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], tuple[Tensor, Tensor]]:
+        """The windows, masked, or with positions left out."""
+        mask = draw_mask(self.settings.mask, len(batch.x), self.context.positions, self.context.channels, generator)
+        if self.settings.mask.whole_positions:
+            keep = visible_positions(mask)
+        else:
+            keep = torch.arange(mask.shape[2], device=mask.device).expand(len(mask), -1)
+        view = View(batch.x, keep=keep) if self.settings.visible_only else View(batch.x, mask=mask)
+        return [view], (mask, keep)
+
+    def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
+        """Mean squared error over the hidden samples (He et al. 2022, section 3)."""
+        mask, keep = memory
+        tokens = encoded[0].tokens
+        if not self.settings.visible_only:
+            tokens = tokens.gather(1, keep.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
+        told = self.decoder(tokens, keep)
+        target = patches(batch.standardised, self.context.stride)
+        if self.settings.normalise:
+            variance, mean = torch.var_mean(target, dim=2, correction=0, keepdim=True)
+            target = (target - mean) / (variance + EPSILON).sqrt()
+        hidden = patches(of_samples(mask, self.context.stride, self.context.samples), self.context.stride)
+        return masked_mse(told.flatten(1).unsqueeze(1), target.flatten(1).unsqueeze(1), hidden.flatten(1))
