@@ -9,7 +9,7 @@ from shared.tasks.dino import DINO
 from shared.tasks.features import Features
 from shared.tasks.ibot import IBOT
 from shared.tasks.ijepa import IJEPA
-from shared.tasks.mae import Mae
+from shared.tasks.mae import MAE
 from shared.tasks.moco import MoCo
 from shared.tasks.moco_v3 import MoCoV3
 from shared.tasks.reconstruction import Reconstruction
@@ -32,7 +32,7 @@ TASKS: dict[str, type[Task]] = {
     "ibot": IBOT,
     "data2vec": Data2vec,
     "ijepa": IJEPA,
-    "mae": Mae,
+    "mae": MAE,
     "codes": Codes,
     "wav2vec2": Wav2vec2,
 }

@@ -40,7 +40,7 @@ class MaeSettings(TaskSettings):
     depth: PositiveInt
 
 
-class Mae(Task):
+class MAE(Task):
     """Predict the standardised samples that were hidden, from the tokens of the positions that are seen.
 
     Where hidden positions are not left out, the decoder does not get their tokens either, which is what GraphMAE calls
