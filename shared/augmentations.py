@@ -141,7 +141,7 @@ def rotate(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     Keeps the norm of each sensor at each moment and the angles between sensors of a place; gravity points
     anywhere afterwards. Quaternions of normal draws are uniform on SO(3) (Shoemake 1992).
     """
-    return _mix_axes(
+    return mix_axes(
         x,
         channels,
         lambda triads: _rotation(torch.randn(len(x), 4, generator=generator, dtype=x.dtype, device=x.device)),
@@ -159,7 +159,7 @@ def tilt(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
         angle = _uniform(x, generator, (len(x), 1), 0.0, math.radians(TILT_DEGREES))
         return _rotation(_turn_about(axis, angle))
 
-    return _mix_axes(x, channels, draw)
+    return mix_axes(x, channels, draw)
 
 
 def rotate_about_gravity(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -174,7 +174,7 @@ def rotate_about_gravity(x: Tensor, generator: Generator, channels: Channels) ->
         axis = x[:, total[0]].mean(-1) if total else x.new_zeros(len(x), 3)
         return _rotation(_turn_about(axis, _uniform(x, generator, (len(x), 1), -math.pi, math.pi)))
 
-    return _mix_axes(x, channels, draw)
+    return mix_axes(x, channels, draw)
 
 
 def shuffle_axes(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -184,7 +184,7 @@ def shuffle_axes(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     """
     orders = torch.tensor(list(permutations(range(3)))[1:], device=x.device)
     matrices = torch.eye(3, dtype=x.dtype, device=x.device)[orders]
-    return _mix_axes(x, channels, lambda triads: matrices[_integers(x, generator, len(orders))])
+    return mix_axes(x, channels, lambda triads: matrices[_integers(x, generator, len(orders))])
 
 
 def negate(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -394,7 +394,7 @@ def _filter(x: Tensor, response: Tensor) -> Tensor:
     return filtered
 
 
-def _mix_axes(x: Tensor, channels: Channels, draw: Callable[[list[Triad]], Tensor]) -> Tensor:
+def mix_axes(x: Tensor, channels: Channels, draw: Callable[[list[Triad]], Tensor]) -> Tensor:
     """Multiply all triads of a place by the matrices (N, 3, 3) drawn for them; other channels stay."""
     mixing = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
     for place in dict.fromkeys(triad.place for triad in channels.triads):
