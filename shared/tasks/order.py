@@ -6,7 +6,7 @@ human activity recognition using 700,000 person-days of wearable data", whose ta
 Here all orders are told apart, and the encoder sees the pieces side by side, not one by one.
 
 Where pieces touch, the signal jumps unless they are neighbours: an encoder could tell the order by the jumps alone, and
-does so even on filtered noise. As between the tiles of a jigsaw puzzle (Noroozi and Favaro, section 4.1) there is a gap.
+does so even on filtered noise. As between the tiles of a jigsaw puzzle of Noroozi and Favaro there is a gap.
 """
 
 from itertools import permutations
