@@ -234,7 +234,7 @@ def time_warp(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     speed = (SPEED_LOG_STD * _curve(x, generator)).exp()
     travelled = speed.cumsum(-1) - speed[:, :1]
     share = travelled / travelled[:, -1:].clamp_min(torch.finfo(x.dtype).tiny)
-    return _at(x, share * (x.shape[-1] - 1))
+    return read_at(x, share * (x.shape[-1] - 1))
 
 
 def resize_crop(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -245,7 +245,7 @@ def resize_crop(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     share = _uniform(x, generator, (len(x), 1), *CROP)
     last = x.shape[-1] - 1
     start = _uniform(x, generator, (len(x), 1), 0.0, 1.0) * (1 - share) * last
-    return _at(x, start + share * torch.arange(last + 1, dtype=x.dtype, device=x.device))
+    return read_at(x, start + share * torch.arange(last + 1, dtype=x.dtype, device=x.device))
 
 
 def smooth(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -373,7 +373,7 @@ def _curve(x: Tensor, generator: Generator) -> Tensor:
     return weight @ (torch.cos(math.pi * wave * time) * math.sqrt(2 / CURVE_WAVES))
 
 
-def _at(x: Tensor, position: Tensor) -> Tensor:
+def read_at(x: Tensor, position: Tensor) -> Tensor:
     """Read each window at fractional positions (N, T) between 0 and T - 1, interpolating linearly."""
     last = x.shape[-1] - 1
     low = position.long().clamp_max(last)

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,6 @@ class Classification(Task):
         context: What it may know.
         classes: K.
     """
-
-    advice: ClassVar[str] = "the changes may look alike, or undo each other: choose others or fewer"
 
     def __init__(self, settings: ClassificationSettings, context: TaskContext, classes: int) -> None:
         super().__init__(settings, context)

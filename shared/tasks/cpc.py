@@ -37,7 +37,7 @@ class CPC(Task):
     Settings: ClassVar[type[TaskSettings]] = CPCSettings
     compares_windows: ClassVar[bool] = True
     masks: ClassVar[bool] = True
-    advice: ClassVar[str] = "raise train.batch_size, or predict further ahead: raise tasks.cpc.steps"
+    advice: ClassVar[str] = "Larger batches (train.batch_size) or more steps (tasks.cpc.steps) may help."
 
     def __init__(self, settings: CPCSettings, context: TaskContext) -> None:
         super().__init__(settings, context)

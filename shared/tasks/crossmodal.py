@@ -42,7 +42,7 @@ class Crossmodal(Task):
 
     Settings: ClassVar[type[TaskSettings]] = CrossmodalSettings
     compares_windows: ClassVar[bool] = True
-    advice: ClassVar[str] = "raise train.batch_size, or tasks.crossmodal.projection"
+    advice: ClassVar[str] = "Larger batches (train.batch_size) or a wider tasks.crossmodal.projection may help."
     shown: Tensor
 
     def __init__(self, settings: CrossmodalSettings, context: TaskContext) -> None:
@@ -64,7 +64,10 @@ class Crossmodal(Task):
         self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE))
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], None]:
-        """The accelerations (N), then the rotation rates (N), in one view. Not random."""
+        """The accelerations (N), then the rotation rates (N), in one view. Not random.
+
+        No position is hidden in all channels, so that no learned token (``masks``) is asked for.
+        """
         hidden = ~self.shown.repeat_interleave(len(batch.x), dim=0)
         return [View(torch.cat([batch.x, batch.x]), mask=hidden[:, :, None].expand(-1, -1, self.positions))], None
 

@@ -45,7 +45,7 @@ class Order(Classification):
     """
 
     Settings: ClassVar[type[TaskSettings]] = OrderSettings
-    advice: ClassVar[str] = "lower tasks.order.segments: fewer and longer pieces are easier to put in order"
+    advice: ClassVar[str] = "Fewer pieces (tasks.order.segments) or shorter gaps (tasks.order.gap) are easier."
     orders: Tensor
 
     def __init__(self, settings: OrderSettings, context: TaskContext) -> None:

@@ -35,7 +35,7 @@ class Rotation(Classification):
     """
 
     Settings: ClassVar[type[TaskSettings]] = ClassificationSettings
-    advice: ClassVar[str] = "it needs sensors that are worn one way up: switch tasks.rotation off where they are not"
+    advice: ClassVar[str] = "Sensors that are worn any way up cannot teach it: switch tasks.rotation off for them."
     rotations: Tensor
 
     def __init__(self, settings: ClassificationSettings, context: TaskContext) -> None:

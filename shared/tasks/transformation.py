@@ -27,7 +27,7 @@ class Transformation(Classification):
     """Classify which of K - 1 transformations, or none, made each window."""
 
     Settings: ClassVar[type[TaskSettings]] = TransformationSettings
-    advice: ClassVar[str] = "choose other transformations in tasks.transformation.transforms, or fewer"
+    advice: ClassVar[str] = "Choose other or fewer transformations in tasks.transformation.transforms."
 
     def __init__(self, settings: TransformationSettings, context: TaskContext) -> None:
         super().__init__(settings, context, len(settings.transforms) + 1)
