@@ -155,7 +155,7 @@ def rotate(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     Keeps the norm of each sensor at each moment and the angles between sensors of a place; gravity points
     anywhere afterwards. Quaternions of normal draws are uniform on SO(3) (Shoemake 1992).
     """
-    return _mix_axes(
+    return mix_axes(
         x,
         channels,
         lambda triads: _rotation(torch.randn(len(x), 4, generator=generator, dtype=x.dtype, device=x.device)),
@@ -173,7 +173,7 @@ def tilt(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
         angle = _uniform(x, generator, (len(x), 1), 0.0, math.radians(TILT_DEGREES))
         return _rotation(_turn_about(axis, angle))
 
-    return _mix_axes(x, channels, draw)
+    return mix_axes(x, channels, draw)
 
 
 def rotate_about_gravity(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -188,7 +188,7 @@ def rotate_about_gravity(x: Tensor, generator: Generator, channels: Channels) ->
         axis = x[:, total[0]].mean(-1) if total else x.new_zeros(len(x), 3)
         return _rotation(_turn_about(axis, _uniform(x, generator, (len(x), 1), -math.pi, math.pi)))
 
-    return _mix_axes(x, channels, draw)
+    return mix_axes(x, channels, draw)
 
 
 def shuffle_axes(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -198,7 +198,7 @@ def shuffle_axes(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     """
     orders = torch.tensor(list(permutations(range(3)))[1:], device=x.device)
     matrices = torch.eye(3, dtype=x.dtype, device=x.device)[orders]
-    return _mix_axes(x, channels, lambda triads: matrices[_integers(x, generator, len(orders))])
+    return mix_axes(x, channels, lambda triads: matrices[_integers(x, generator, len(orders))])
 
 
 def negate(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -248,7 +248,7 @@ def time_warp(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     speed = (SPEED_LOG_STD * _curve(x, generator)).exp()
     travelled = speed.cumsum(-1) - speed[:, :1]
     share = travelled / travelled[:, -1:].clamp_min(torch.finfo(x.dtype).tiny)
-    return _at(x, share * (x.shape[-1] - 1))
+    return read_at(x, share * (x.shape[-1] - 1))
 
 
 def resize_crop(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -264,7 +264,7 @@ def crop(x: Tensor, generator: Generator, shares: tuple[float, float]) -> Tensor
     share = _uniform(x, generator, (len(x), 1), *shares)
     last = x.shape[-1] - 1
     start = _uniform(x, generator, (len(x), 1), 0.0, 1.0) * (1 - share) * last
-    return _at(x, start + share * torch.arange(last + 1, dtype=x.dtype, device=x.device))
+    return read_at(x, start + share * torch.arange(last + 1, dtype=x.dtype, device=x.device))
 
 
 def smooth(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -392,7 +392,7 @@ def _curve(x: Tensor, generator: Generator) -> Tensor:
     return weight @ (torch.cos(math.pi * wave * time) * math.sqrt(2 / CURVE_WAVES))
 
 
-def _at(x: Tensor, position: Tensor) -> Tensor:
+def read_at(x: Tensor, position: Tensor) -> Tensor:
     """Read each window at fractional positions (N, T) between 0 and T - 1, interpolating linearly."""
     last = x.shape[-1] - 1
     low = position.long().clamp_max(last)
@@ -413,7 +413,7 @@ def _filter(x: Tensor, response: Tensor) -> Tensor:
     return filtered
 
 
-def _mix_axes(x: Tensor, channels: Channels, draw: Callable[[list[Triad]], Tensor]) -> Tensor:
+def mix_axes(x: Tensor, channels: Channels, draw: Callable[[list[Triad]], Tensor]) -> Tensor:
     """Multiply all triads of a place by the matrices (N, 3, 3) drawn for them; other channels stay."""
     mixing = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
     for place in dict.fromkeys(triad.place for triad in channels.triads):

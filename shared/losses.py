@@ -87,6 +87,46 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         Mean over the rows, a scalar.
 
+
+def info_nce(queries: Tensor, keys: Tensor) -> Tensor:
+    """Cross-entropy of finding each query's key by its dot product (van den Oord et al. 2018, CPC, equation 4).
+
+    With ``N = 1`` there is one key only: the loss is 0.
+
+    Args:
+        queries: (..., N, P), scaled by the caller: they may be normalised, and divided by a temperature.
+        keys: (..., N, P); key i belongs to query i of the same leading dimensions, and the other N - 1 do not.
+
+    Returns:
+        Mean over all queries, a scalar.
+
+    Raises:
+        ValueError: The shapes differ, have less than two dimensions, or N is 0.
+    """
+    if queries.shape != keys.shape or queries.dim() < 2 or queries.numel() == 0:
+        raise ValueError(
+            f"queries and keys: expected one shape (..., N, P), found {tuple(queries.shape)} and {tuple(keys.shape)}"
+        )
+    n = queries.shape[-2]
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = _at_least_float32(queries) @ _at_least_float32(keys).mT
+        own = torch.arange(n, device=queries.device).repeat(similarity.numel() // n**2)
+        return F.cross_entropy(similarity.flatten(0, -2), own)
+
+
+def clip(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric cross-entropy of finding each other among two kinds (Radford et al. 2021, CLIP, figure 3).
+
+    With ``N = 1`` the loss is 0.
+
+    Args:
+        a: Projections of one kind, (N, P), of any length: they are normalised here.
+        b: Projections of the other, (N, P); row i belongs to row i of ``a``.
+        scale: Factor of the cosine similarities, above 0: the inverse of a temperature.
+
+    Returns:
+        Mean over both directions, a scalar.
+
     Raises:
         ValueError: The shapes differ, or are not (N, P).
     """
@@ -133,6 +173,8 @@ def sinkhorn(scores: Tensor, epsilon: float) -> Tensor:
     for _ in range(SINKHORN_ITERATIONS):
         logarithm = logarithm.log_softmax(dim=0).log_softmax(dim=1)
     return logarithm.exp()
+        a, b = (F.normalize(z, dim=1, eps=NORM_FLOOR) for z in (a, b))
+        return (info_nce(scale * a, b) + info_nce(scale * b, a)) / 2
 
 
 def vicreg(a: Tensor, b: Tensor, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> Tensor:

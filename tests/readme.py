@@ -1,4 +1,4 @@
-"""The README's commands, as written there; long ones get fewer rounds, epochs, seeds or people, or a narrow encoder."""
+"""Commands of a page, as written there; long ones get fewer rounds, epochs, seeds or people, or a narrow encoder."""
 
 import os
 import re
@@ -37,8 +37,8 @@ ELSEWHERE = {
 }
 
 
-def commands(language: str) -> list[str]:
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def commands(language: str, page: str = README) -> list[str]:
+    blocks = re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
     lines = [line.split("   #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith(("export", "#"))]
 

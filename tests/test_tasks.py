@@ -108,7 +108,7 @@ def test_views_come_from_the_generator_alone_and_leave_the_windows_alone(
         for view, fresh in zip(first, other, strict=True)
         for a, b in zip(view, fresh, strict=True)
     )
-    assert random or name == "features"
+    assert random or name in ("features", "crossmodal")
 
 
 @pytest.mark.parametrize(("name", "overrides"), VARIANTS)

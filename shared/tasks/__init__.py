@@ -4,6 +4,8 @@ from shared.tasks.base import Batch, Draw, Task, TaskContext, TaskSettings
 from shared.tasks.byol import BYOL
 from shared.tasks.codes import Codes
 from shared.tasks.contrastive import Contrastive
+from shared.tasks.cpc import CPC
+from shared.tasks.crossmodal import Crossmodal
 from shared.tasks.data2vec import Data2vec
 from shared.tasks.dino import DINO
 from shared.tasks.features import Features
@@ -12,7 +14,9 @@ from shared.tasks.ijepa import IJEPA
 from shared.tasks.mae import MAE
 from shared.tasks.moco import MoCo
 from shared.tasks.moco_v3 import MoCoV3
+from shared.tasks.order import Order
 from shared.tasks.reconstruction import Reconstruction
+from shared.tasks.rotation import Rotation
 from shared.tasks.simsiam import SimSiam
 from shared.tasks.swav import SwAV
 from shared.tasks.transformation import Transformation
@@ -35,6 +39,10 @@ TASKS: dict[str, type[Task]] = {
     "mae": MAE,
     "codes": Codes,
     "wav2vec2": Wav2vec2,
+    "order": Order,
+    "rotation": Rotation,
+    "cpc": CPC,
+    "crossmodal": Crossmodal,
 }
 
 __all__ = ["TASKS", "Batch", "Draw", "Task", "TaskContext", "TaskSettings"]
