@@ -1,6 +1,6 @@
 """One encoder, several pretext tasks, the rule that weighs them, and what makes gradients of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -88,7 +88,12 @@ class Model(nn.Module):
         return Batch(x, (x - self.encoder.mean) / self.encoder.std, extras)
 
     def losses(
-        self, parts: Sequence[Draw], precision: torch.dtype, weights: Mapping[str, Tensor] | None = None
+        self,
+        parts: Sequence[Draw],
+        precision: torch.dtype,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        calibrate: Callable[[Tensor], Tensor] | None = None,
     ) -> Losses:
         """Return the losses of the K tasks on each of P parts of a batch.
 
@@ -97,40 +102,43 @@ class Model(nn.Module):
         Args:
             parts: The parts, with their views.
             precision: Of the encoder's arithmetic; the heads and the losses are float32.
-            weights: Of the encoder, instead of its own.
+            weights: Parameters and buffers by name, instead of its own.
+            calibrate: Makes of the embeddings what the heads see; None: they see them as they are.
         """
+        if weights is not None:
+            return cast(Losses, torch.func.functional_call(self, dict(weights), (parts, precision, calibrate)))
+        return self.forward(parts, precision, calibrate)
+
+    def forward(
+        self, parts: Sequence[Draw], precision: torch.dtype, calibrate: Callable[[Tensor], Tensor] | None
+    ) -> Losses:
+        """Return ``losses`` at the weights of now."""
         views = [view for part in parts for of_task in part.views for view in of_task]
         encoded: dict[int, Encoded] = {}
         embeddings, tokens = [], []
         for members, together in grouped(views):
             with torch.autocast(together.x.device.type, precision, enabled=precision != torch.float32):
-                whole = self._encode(together, weights)
+                whole = self._encode(together)
             if not together.teacher:
-                whole = whole._replace(pooled=self.step.calibrate(whole.pooled))
+                if calibrate is not None:
+                    whole = whole._replace(pooled=calibrate(whole.pooled))
                 embeddings.append(whole.pooled)
                 tokens.append(whole.tokens)
             encoded |= zip(members, whole.split([len(views[member].x) for member in members]), strict=True)
         numbers = iter(range(len(views)))
-        values = [
-            torch.stack(
-                [
-                    task.loss([encoded[next(numbers)] for _ in of_task], memory, part.batch)
-                    for task, of_task, memory in zip(self.tasks.values(), part.views, part.memories, strict=True)
-                ]
-            )
-            for part in parts
-        ]
-        return Losses(torch.stack(values), tuple(embeddings), tuple(tokens))
+        values: list[list[Tensor]] = [[] for _ in self.tasks]
+        for part in parts:
+            for of_task, task, wanted, memory in zip(
+                values, self.tasks.values(), part.views, part.memories, strict=True
+            ):
+                of_task.append(task.loss([encoded[next(numbers)] for _ in wanted], memory, part.batch))
+        return Losses(tuple(torch.stack(of_task) for of_task in values), tuple(embeddings), tuple(tokens))
 
-    def _encode(self, view: View, weights: Mapping[str, Tensor] | None) -> Encoded:
+    def _encode(self, view: View) -> Encoded:
         if view.teacher:
             with torch.no_grad():
                 return cast(MovingAverage[Encoder], self.teacher).module.encode(view)
-        if weights is None:
-            return self.encoder.encode(view, self.blank)
-        varied = {f"encoder.{name}": value for name, value in weights.items()}
-        encoded: Encoded = torch.func.functional_call(_Encoding(self.encoder), varied, (view, self.blank))
-        return encoded
+        return self.encoder.encode(view, self.blank)
 
     def after_step(self, progress: float) -> None:
         """Move teachers, and what else moves after a step of the optimizer, at a point of the whole run (0 to 1)."""
@@ -168,17 +176,6 @@ def grouped(views: Sequence[View]) -> list[tuple[list[int], View]]:
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     present = [tensor for tensor in tensors if tensor is not None]
     return torch.cat(present) if present else None
-
-
-class _Encoding(nn.Module):
-    """Calls ``encode``, for ``functional_call``, which knows ``forward`` only."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, view: View, blank: Tensor | None) -> Encoded:
-        return self.encoder.encode(view, blank)
 
 
 def build_initial_encoder(config: Config, channels: int, samples: int) -> Encoder:

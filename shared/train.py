@@ -246,7 +246,7 @@ class Training:
         parts = [model.draw(part, generator) for part in batch.split(model.step.parts(len(rows)))]
         self.optimizer.zero_grad(set_to_none=True)
         losses_at = partial(model.losses, precision=self.precision)
-        losses, loss = model.step.backward(losses_at, parts, model.weighting, model.encoder, pull)
+        losses, loss = model.step.backward(losses_at, parts, model.weighting, model, pull)
         self.optimizer.step()
         model.after_step(progress)
         return losses, loss

@@ -2,9 +2,13 @@
 
 from shared.errors import choose
 from shared.steps.base import Losses, Plain, Step, StepContext, StepSettings
+from shared.steps.surgery import RULES, Surgery
+from shared.steps.tc2 import TC2
 
 STEPS: dict[str, type[Step]] = {
     "plain": Plain,
+    "tc2": TC2,
+    **dict.fromkeys(RULES, Surgery),
 }
 
 

@@ -3,9 +3,11 @@
 Shapes: P parts of a batch, K tasks, M views, D embedding.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from shared.settings import Settings
@@ -13,10 +15,31 @@ from shared.tasks import Draw
 from shared.weighting import Weighting
 
 
+class TC2Settings(Settings):
+    """The knobs of ``TC2``.
+
+    Args:
+        tasks: Parts that a batch is cut into, at most.
+        min_windows: Windows that a part has, at least; a batch that does not make two parts is trained plainly.
+        factors: Vectors that are shared by all tasks.
+        sparsity: Weight of the mean absolute weight of a factor.
+        inner_rate: Step of the plain gradient descent to the weights that the second stage looks from.
+        order: Whether the second stage also sees how the calibration changed that step.
+    """
+
+    tasks: int = Field(ge=2)
+    min_windows: PositiveInt
+    factors: int = Field(ge=2)
+    sparsity: NonNegativeFloat
+    inner_rate: PositiveFloat
+    order: Literal["first", "second"]
+
+
 class StepSettings(Settings):
-    """Args: name: one of ``STEPS``."""
+    """Args: name: one of ``STEPS``; tc2: the knobs of "tc2"."""
 
     name: str
+    tc2: TC2Settings
 
 
 class StepContext(NamedTuple):
@@ -29,25 +52,37 @@ class Losses(NamedTuple):
     """What a batch gave.
 
     Args:
-        values: (P, K), the losses of the tasks on each part.
+        tasks: Of each of the K tasks the losses on each part, (P,).
         embeddings: What the heads saw, one (M, D) for each pass of the encoder.
         tokens: The same, (M, L or V, H).
     """
 
-    values: Tensor
+    tasks: tuple[Tensor, ...]
     embeddings: tuple[Tensor, ...]
     tokens: tuple[Tensor, ...]
+
+    @property
+    def values(self) -> Tensor:
+        """The losses of the tasks on each part, (P, K)."""
+        return torch.stack(self.tasks, dim=1)
 
 
 class LossesAt(Protocol):
     """The losses of parts of a batch, with the same views each time."""
 
-    def __call__(self, parts: Sequence[Draw], weights: Mapping[str, Tensor] | None = None) -> Losses:
+    def __call__(
+        self,
+        parts: Sequence[Draw],
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        calibrate: Callable[[Tensor], Tensor] | None = None,
+    ) -> Losses:
         """Compute them.
 
         Args:
             parts: Of the batch.
-            weights: Parameters and buffers of the encoder to compute them at, by name; None: the model's own.
+            weights: Parameters and buffers of the model to compute them at, by name; None: its own.
+            calibrate: Makes of the embeddings (M, D) what the heads shall see; None: they see them as they are.
         """
         ...
 
@@ -69,16 +104,12 @@ class Step(nn.Module):
         """Return into how many parts a batch of so many windows is cut; each task is posed for each part by itself."""
         return 1
 
-    def calibrate(self, embeddings: Tensor) -> Tensor:
-        """Return the embeddings (M, D) as the heads shall see them."""
-        return embeddings
-
     def backward(
         self,
         losses_at: LossesAt,
         parts: Sequence[Draw],
         weighting: Weighting,
-        encoder: nn.Module,
+        model: nn.Module,
         pull: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Give all parameters their gradients.
@@ -87,7 +118,7 @@ class Step(nn.Module):
             losses_at: Computes losses.
             parts: Of the batch, with their views.
             weighting: Makes one loss of the tasks'.
-            encoder: Whose weights can be varied.
+            model: Whose parameters they are; the heads' names begin with "heads.", the step's own with "step.".
             pull: A scalar that is added to the loss.
 
         Returns:
@@ -104,7 +135,7 @@ class Plain(Step):
         losses_at: LossesAt,
         parts: Sequence[Draw],
         weighting: Weighting,
-        encoder: nn.Module,
+        model: nn.Module,
         pull: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """One pass backward."""
