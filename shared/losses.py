@@ -51,10 +51,39 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         return F.cross_entropy(similarity.masked_fill(itself, -torch.inf), partner)
 
 
-def info_nce(queries: Tensor, keys: Tensor, temperature: float, more: Tensor | None = None) -> Tensor:
-    """Cross-entropy of finding each query's key (van den Oord et al. 2018, CPC, equation 4; He et al. 2020, MoCo).
+def info_nce(queries: Tensor, keys: Tensor) -> Tensor:
+    """Cross-entropy of finding each query's key by its dot product (van den Oord et al. 2018, CPC, equation 4).
 
-    Each of the N queries has to find its own key among the N keys and those in ``more`` by cosine similarity.
+    With one key only the loss is 0.
+
+    Args:
+        queries: (..., N, P), scaled by the caller: they may be normalised, and divided by a temperature.
+        keys: (..., K, P), K at least N; key i belongs to query i of the same leading dimensions, and the others do not.
+
+    Returns:
+        Mean over all queries, a scalar.
+
+    Raises:
+        ValueError: The shapes do not fit, have less than two dimensions, or N is 0.
+    """
+    fit = queries.shape[:-2] == keys.shape[:-2] and queries.shape[-1:] == keys.shape[-1:]
+    if queries.dim() < 2 or not fit or not 0 < queries.shape[-2] <= keys.shape[-2]:
+        raise ValueError(
+            "queries and keys: expected (..., N, P) and (..., K, P) with K of at least N, "
+            f"found {tuple(queries.shape)} and {tuple(keys.shape)}"
+        )
+    n = queries.shape[-2]
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = _at_least_float32(queries) @ _at_least_float32(keys).mT
+        similarity = similarity.flatten(0, -2)
+        own = torch.arange(n, device=queries.device).repeat(len(similarity) // n)
+        return F.cross_entropy(similarity, own)
+
+
+def cosine_info_nce(queries: Tensor, keys: Tensor, temperature: float, more: Tensor | None = None) -> Tensor:
+    """Cross-entropy of finding each query's key by cosine similarity (He et al. 2020, MoCo, equation 1).
+
+    Each of the N queries has to find its own key among the N keys and those in ``more``.
 
     Args:
         queries: (N, P), of any length: all are normalised here.
@@ -71,47 +100,7 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float, more: Tensor | N
     queries, keys = _views(queries, keys)
     everything = keys if more is None else torch.cat([keys, more])
     with torch.autocast(queries.device.type, enabled=False):
-        similarity = unit_length(queries) @ unit_length(everything).T / temperature
-        return F.cross_entropy(similarity, torch.arange(len(queries), device=queries.device))
-
-
-def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """One minus the cosine of the angle between rows: 0 where they point alike, 2 where they are opposite.
-
-    The loss of SimSiam (Chen and He 2021, equation 1) plus 1; half of BYOL's (Grill et al. 2020, equation 2).
-
-    Args:
-        a: (N, P).
-        b: (N, P); row i belongs to row i of ``a``.
-
-    Returns:
-        Mean over the rows, a scalar.
-
-
-def info_nce(queries: Tensor, keys: Tensor) -> Tensor:
-    """Cross-entropy of finding each query's key by its dot product (van den Oord et al. 2018, CPC, equation 4).
-
-    With ``N = 1`` there is one key only: the loss is 0.
-
-    Args:
-        queries: (..., N, P), scaled by the caller: they may be normalised, and divided by a temperature.
-        keys: (..., N, P); key i belongs to query i of the same leading dimensions, and the other N - 1 do not.
-
-    Returns:
-        Mean over all queries, a scalar.
-
-    Raises:
-        ValueError: The shapes differ, have less than two dimensions, or N is 0.
-    """
-    if queries.shape != keys.shape or queries.dim() < 2 or queries.numel() == 0:
-        raise ValueError(
-            f"queries and keys: expected one shape (..., N, P), found {tuple(queries.shape)} and {tuple(keys.shape)}"
-        )
-    n = queries.shape[-2]
-    with torch.autocast(queries.device.type, enabled=False):
-        similarity = _at_least_float32(queries) @ _at_least_float32(keys).mT
-        own = torch.arange(n, device=queries.device).repeat(similarity.numel() // n**2)
-        return F.cross_entropy(similarity.flatten(0, -2), own)
+        return info_nce(unit_length(queries) / temperature, unit_length(everything))
 
 
 def clip(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
@@ -126,6 +115,27 @@ def clip(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
 
     Returns:
         Mean over both directions, a scalar.
+
+    Raises:
+        ValueError: The shapes differ, or are not (N, P).
+    """
+    a, b = _views(a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = unit_length(a), unit_length(b)
+        return (info_nce(scale * a, b) + info_nce(scale * b, a)) / 2
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """One minus the cosine of the angle between rows: 0 where they point alike, 2 where they are opposite.
+
+    The loss of SimSiam (Chen and He 2021, equation 1) plus 1; half of BYOL's (Grill et al. 2020, equation 2).
+
+    Args:
+        a: (N, P).
+        b: (N, P); row i belongs to row i of ``a``.
+
+    Returns:
+        Mean over the rows, a scalar.
 
     Raises:
         ValueError: The shapes differ, or are not (N, P).
@@ -173,8 +183,6 @@ def sinkhorn(scores: Tensor, epsilon: float) -> Tensor:
     for _ in range(SINKHORN_ITERATIONS):
         logarithm = logarithm.log_softmax(dim=0).log_softmax(dim=1)
     return logarithm.exp()
-        a, b = (F.normalize(z, dim=1, eps=NORM_FLOOR) for z in (a, b))
-        return (info_nce(scale * a, b) + info_nce(scale * b, a)) / 2
 
 
 def vicreg(a: Tensor, b: Tensor, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> Tensor:

@@ -296,7 +296,7 @@ def collapse_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if len(collapsed) > len(rows) / 2:
             who = f" on {len(collapsed)} of {len(rows)} clients" if len(rows) > 1 else ""
             shown = " and ".join(collapsed[0])
-            warnings.append(f"task {name!r} may have collapsed{who}: {shown}; {TASKS[name].advice}")
+            warnings.append(f"task {name!r} may have collapsed{who}: {shown}. {TASKS[name].advice}")
     return warnings
 
 

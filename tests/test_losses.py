@@ -14,7 +14,7 @@ from torch import Tensor
 from shared.losses import (
     barlow_twins,
     cosine_distance,
-    info_nce,
+    cosine_info_nce,
     masked_mse,
     nt_xent,
     sinkhorn,
@@ -28,7 +28,7 @@ PAIR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nt_xent": lambda a, b: nt_xent(a, b, 0.2),
     "vicreg": lambda a, b: vicreg(a, b),
     "barlow_twins": lambda a, b: barlow_twins(a, b, 0.005),
-    "info_nce": lambda a, b: info_nce(a, b, 0.2) + info_nce(b, a, 0.2),
+    "info_nce": lambda a, b: cosine_info_nce(a, b, 0.2) + cosine_info_nce(b, a, 0.2),
     "cosine_distance": cosine_distance,
 }
 every_pair_loss = pytest.mark.parametrize("loss", PAIR_LOSSES.values(), ids=PAIR_LOSSES.keys())
@@ -108,7 +108,7 @@ def test_info_nce_follows_its_equation(shape: tuple[int, int, int], q: int, temp
     for i, query in enumerate(queries.numpy()):
         scores = [np.exp(query @ key / np.linalg.norm(query) / temperature) for key in every]
         total -= np.log(scores[i] / sum(scores))
-    found = info_nce(queries, keys, temperature, more)
+    found = cosine_info_nce(queries, keys, temperature, more)
     assert found.item() == pytest.approx(total / len(queries), rel=1e-9, abs=1e-12)
 
 
@@ -121,7 +121,7 @@ def test_info_nce_equals_metric_learning(shape: tuple[int, int, int], q: int, te
     expected = NTXentLoss(temperature)(
         queries, labels[: len(queries)], ref_emb=torch.cat([keys, more]), ref_labels=labels
     )
-    torch.testing.assert_close(info_nce(queries, keys, temperature, more), expected)
+    torch.testing.assert_close(cosine_info_nce(queries, keys, temperature, more), expected)
 
 
 @quick

@@ -131,7 +131,7 @@ class Task(nn.Module, ABC):
     teacher: ClassVar[bool] = False
     """Whether it has views encoded by the teacher."""
     advice: ClassVar[str] = ""
-    """What to turn where the task collapses, or learns nothing: "raise this, or lower that"."""
+    """What to turn where the task collapses, or learns nothing: a sentence."""
 
     projections: Tensor | None = None
     code_shares: Tensor | None = None

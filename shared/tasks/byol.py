@@ -35,7 +35,7 @@ class BYOL(TwoViews):
 
     Settings: ClassVar[type[TaskSettings]] = BYOLSettings
     teacher: ClassVar[bool] = True
-    advice: ClassVar[str] = "raise teacher.momentum towards 1, or lower train.learning_rate"
+    advice: ClassVar[str] = "Raise teacher.momentum towards 1, or lower train.learning_rate."
 
     def __init__(self, settings: BYOLSettings, context: TaskContext) -> None:
         super().__init__(settings, context)

@@ -46,7 +46,7 @@ class Contrastive(TwoViews):
     """Pull the projections of two views of one window together, by a loss chosen by name."""
 
     Settings: ClassVar[type[TaskSettings]] = ContrastiveSettings
-    advice: ClassVar[str] = "raise train.batch_size, or lower train.learning_rate"
+    advice: ClassVar[str] = "Set a larger batch size, or lower train.learning_rate."
 
     def __init__(self, settings: ContrastiveSettings, context: TaskContext) -> None:
         super().__init__(settings, context)

@@ -36,7 +36,7 @@ class CPC(Task):
 
     Settings: ClassVar[type[TaskSettings]] = CPCSettings
     compares_windows: ClassVar[bool] = True
-    masks: ClassVar[bool] = True
+    masks = True
     advice: ClassVar[str] = "Larger batches (train.batch_size) or more steps (tasks.cpc.steps) may help."
 
     def __init__(self, settings: CPCSettings, context: TaskContext) -> None:

@@ -11,7 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from shared.encoders import Encoded
-from shared.losses import info_nce, unit_length
+from shared.losses import cosine_info_nce, unit_length
 from shared.tasks.base import Batch, TaskContext, TaskSettings, mlp
 from shared.tasks.two_views import TwoViews
 from shared.teacher import MovingAverage
@@ -51,7 +51,7 @@ class MoCo(TwoViews):
 
     Settings: ClassVar[type[TaskSettings]] = MoCoSettings
     teacher: ClassVar[bool] = True
-    advice: ClassVar[str] = "raise tasks.moco.queue or teacher.momentum, or lower tasks.moco.temperature"
+    advice: ClassVar[str] = "Raise tasks.moco.queue or teacher.momentum, or lower tasks.moco.temperature."
 
     queue: Tensor
     written: Tensor
@@ -79,8 +79,8 @@ class MoCo(TwoViews):
         first_key, second_key = self._keys.chunk(2)
         temperature = self.settings.temperature
         return (
-            info_nce(first, second_key, temperature, self.queued)
-            + info_nce(second, first_key, temperature, self.queued)
+            cosine_info_nce(first, second_key, temperature, self.queued)
+            + cosine_info_nce(second, first_key, temperature, self.queued)
         ) / 2
 
     def after_step(self, progress: float) -> None:

@@ -9,7 +9,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from shared.encoders import Encoded
-from shared.losses import info_nce
+from shared.losses import cosine_info_nce
 from shared.tasks.base import Batch, TaskContext, TaskSettings, mlp
 from shared.tasks.two_views import TwoViews, standardised_projector
 from shared.teacher import MovingAverage
@@ -37,7 +37,7 @@ class MoCoV3(TwoViews):
 
     Settings: ClassVar[type[TaskSettings]] = MoCoV3Settings
     teacher: ClassVar[bool] = True
-    advice: ClassVar[str] = "lower tasks.moco_v3.temperature, or set a larger batch size"
+    advice: ClassVar[str] = "Lower tasks.moco_v3.temperature, or set a larger batch size."
 
     def __init__(self, settings: MoCoV3Settings, context: TaskContext) -> None:
         super().__init__(settings, context)
@@ -53,5 +53,7 @@ class MoCoV3(TwoViews):
         self.projections = z[: len(batch.x)].detach()
         first, second = self.predictor(z).chunk(2)
         first_key, second_key = self.slow_head(teacher.pooled).chunk(2)
-        both = info_nce(first, second_key, self.temperature) + info_nce(second, first_key, self.temperature)
+        both = cosine_info_nce(first, second_key, self.temperature) + cosine_info_nce(
+            second, first_key, self.temperature
+        )
         return 2 * self.temperature * both

@@ -36,7 +36,7 @@ class SimSiam(TwoViews):
 
     Settings: ClassVar[type[TaskSettings]] = SimSiamSettings
     advice: ClassVar[str] = (
-        "lower train.learning_rate, or set a larger batch size; task byol has a teacher instead, and collapses less"
+        "Lower train.learning_rate, or set a larger batch size. Task byol has a teacher instead, and collapses less."
     )
 
     def __init__(self, settings: SimSiamSettings, context: TaskContext) -> None:

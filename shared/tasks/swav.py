@@ -42,7 +42,7 @@ class SwAV(TwoViews):
     """
 
     Settings: ClassVar[type[TaskSettings]] = SwAVSettings
-    advice: ClassVar[str] = "lower tasks.swav.epsilon or tasks.swav.prototypes, or set a larger batch size"
+    advice: ClassVar[str] = "Lower tasks.swav.epsilon or tasks.swav.prototypes, or set a larger batch size."
 
     def __init__(self, settings: SwAVSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
