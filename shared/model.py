@@ -201,11 +201,11 @@ def build_model(config: Config, meta: Meta, samples: int, statistics: ChannelSta
     Raises:
         UserError: A task asks for what the encoder cannot do, or for what the windows do not have.
     """
-    encoder = build_initial_encoder(config, len(meta.channels), samples)
+    encoder = build_initial_encoder(config, len(meta.spec.channels), samples)
     encoder.standardise(statistics.mean, statistics.std)
     std = torch.as_tensor(statistics.std, dtype=torch.float32)
     context = TaskContext(
-        channels=Channels(meta.triads, std, meta.rate),
+        channels=Channels(meta.spec, std),
         samples=samples,
         dim=encoder.dim,
         width=encoder.width,
