@@ -62,9 +62,9 @@ def introduce(message: Message, context: Context) -> Message:
     windows = _windows_of(config.data, _partition(context), _own_data(context))
     statistics = ChannelStatistics.of(windows)
     if _own_data(context) or config.privacy.name != "none":  # else the server can tell it from the sums
-        warn_of_constant({windows.people[0]: statistics}, windows.meta.channels)
+        warn_of_constant({windows.people[0]: statistics}, windows.meta.spec.channels)
     if config.privacy.name != "none":
-        channels = len(windows.meta.channels)
+        channels = len(windows.meta.spec.channels)
         statistics = ChannelStatistics(1, np.zeros(channels), np.ones(channels))
     metrics = MetricRecord(
         {
@@ -74,15 +74,8 @@ def introduce(message: Message, context: Context) -> Message:
         }
         | statistics.to_dict()
     )
-    sensors = ConfigRecord(
-        {
-            "data": windows.meta.name,
-            "channels": list(windows.meta.channels),
-            "units": list(windows.meta.units),
-            "rate": windows.meta.rate,
-            "samples": windows.x.shape[2],
-        }
-    )
+    spec = windows.meta.spec.model_dump(mode="json", exclude_none=True)
+    sensors = ConfigRecord({"data": windows.meta.name} | spec)
     return Message(RecordDict({"metrics": metrics, "sensors": sensors}), reply_to=message)
 
 
@@ -94,7 +87,7 @@ def train(message: Message, context: Context) -> Message:
     server_round = order.server_round
     set_up_process(config.train.threads)
     data = _prepared(config, _partition(context), _own_data(context))
-    if (sent := len(order.total)) != (channels := len(data.windows.meta.channels)):
+    if (sent := len(order.total)) != (channels := len(data.windows.meta.spec.channels)):
         raise UserError(f"the server sent sums of {sent} channels, this client has {channels}")
     training = Training.federated(config, data, order.statistics)
     model = training.model

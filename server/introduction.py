@@ -6,25 +6,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from math import prod
 from operator import add
-from typing import Annotated, Self
+from typing import Self
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from shared.config import FederationSettings
+from shared.data.spec import InputSpec, Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Meta
 from shared.errors import UserError
 from shared.exchange import Manifest, shape_of
-from shared.settings import Settings
 from shared.wire import Sums, quoted, read_record, readable
 
 LOG = logging.getLogger(__name__)
-
-Name = Annotated[str, Field(max_length=100)]
-"""Of a data set, a channel or a unit: it is written to logs and cards."""
 
 _POLL_SECONDS = 0.2
 
@@ -46,47 +44,38 @@ class Federation:
     Args:
         members: Who takes part.
         statistics: Pooled over all members' windows.
-        meta: Channels, units and rate of everybody's windows; class names stay with the clients.
-        samples: T.
+        meta: What everybody's windows are; class names stay with the clients.
     """
 
     members: tuple[Member, ...]
     statistics: ChannelStatistics
     meta: Meta
-    samples: int
-
-
-class Sensors(Settings):
-    """What a client measures; the same for all members. The bounds keep the encoder that is built for it in memory."""
-
-    data: Name
-    channels: tuple[Name, ...] = Field(min_length=1, max_length=1000)
-    units: tuple[Name, ...]
-    rate: PositiveFloat
-    samples: int = Field(gt=0, le=1_000_000)
-
-    @model_validator(mode="after")
-    def _one_unit_a_channel(self) -> Self:
-        if len(self.units) != len(self.channels):
-            raise ValueError(f"found {len(self.units)} units for {len(self.channels)} channels")
-        return self
 
 
 class Introduction(Sums):
-    """A client's answer to "who are you": the sums are over the samples of its windows, one for each channel."""
+    """A client's answer to "who are you": the sums are over the samples of its windows, one for each channel.
+
+    What it measures, ``sensors`` and the name of the data set, is the same for all members.
+    """
 
     partition: int = Field(alias="partition-id", ge=0, lt=2**63)
     person: int = Field(ge=-(2**63), lt=2**63)
     windows: int = Field(alias="num-examples", gt=0, le=1_000_000_000)
-    sensors: Sensors
+    data: Name
+    sensors: InputSpec
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> Self:
         if (found := len(self.total)) != (expected := len(self.sensors.channels)):
             raise ValueError(f"total has {found} values for {expected} channels")
-        if self.count > (samples := self.windows * self.sensors.samples):
+        if self.count > (samples := self.windows * prod(self.sensors.size)):
             raise ValueError(f"count is {self.count}, the windows have {samples} samples")
         return self
+
+    @property
+    def meta(self) -> Meta:
+        """What the windows are."""
+        return Meta(self.data, self.sensors, classes=())
 
 
 class Introductions:
@@ -124,12 +113,10 @@ class Introductions:
             raise UserError(
                 f"{len(self._known)} of {settings.min_clients} clients (federation.min_clients) can take part: {why}"
             )
-        sensors = self._known[0][1].sensors
         return Federation(
             members=tuple(_member(node, one) for node, one in self._known),
             statistics=reduce(add, (one.statistics for _, one in self._known)),
-            meta=Meta(sensors.data, sensors.channels, sensors.units, sensors.rate, classes=()),
-            samples=sensors.samples,
+            meta=self._known[0][1].meta,
         )
 
     def newcomers(self) -> list[Member]:
@@ -158,8 +145,8 @@ class Introductions:
             except UserError as error:
                 reasons.append(str(error))
         # The first member tells what all must measure: it is one of those with whom the most agree.
-        votes = Counter(one.sensors for _, one in introduced)
-        for node, one in sorted(introduced, key=lambda pair: (-votes[pair[1].sensors], pair[1].partition, pair[0])):
+        votes = Counter(one.meta for _, one in introduced)
+        for node, one in sorted(introduced, key=lambda pair: (-votes[pair[1].meta], pair[1].partition, pair[0])):
             if complaint := _conflict(one, [other for _, other in self._known]):
                 reasons.append(f"person {one.person} {complaint}")
             else:
@@ -186,7 +173,8 @@ class Introductions:
                 raise UserError(f"expected records 'metrics' and 'sensors', found {quoted(sorted(content))}")
             if content.array_records:
                 raise UserError(f"expected no arrays, found {quoted(sorted(content.array_records))}")
-            values = dict(content["metrics"]) | {"sensors": dict(content["sensors"])}
+            sensors = dict(content["sensors"])
+            values = dict(content["metrics"]) | {"data": sensors.pop("data", None), "sensors": sensors}
             introduction = read_record(Introduction, values)
             expected = {place: {name: shape_of(value) for name, value in content[place].items()} for place in content}
         except UserError as error:
@@ -218,9 +206,10 @@ def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
 
 def _conflict(one: Introduction, others: list[Introduction]) -> str:
     """Say why a client cannot be a member beside the others; "" if it can."""
-    for name, found in one.sensors if others else ():
-        if found != (expected := getattr(others[0].sensors, name)):
-            return f"measures {name} {quoted(found)}, the others {quoted(expected)}"
+    if others and one.data != others[0].data:
+        return f"has the data set {quoted(one.data)}, the others {quoted(others[0].data)}"
+    if others and (difference := others[0].sensors.difference(one.sensors)):
+        return f"does not measure what the others do: {readable(difference)}"
     for name in ("partition", "person"):
         if getattr(one, name) in {getattr(other, name) for other in others}:
             return f"has the {name} of another client"

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
+from shared.data.spec import InputSpec
 from shared.errors import choose
 from shared.plausible import Triad
 from shared.settings import Settings
@@ -67,14 +68,12 @@ class Channels:
     """What a transform must know of the C channels.
 
     Args:
-        triads: The three-axis sensors among them; other channels are sensors of their own.
+        spec: Their rate, and the three-axis sensors among them; other channels are sensors of their own.
         std: (C,) standard deviation of each channel over the training data, on the device of the windows.
-        rate: Samples per second (Hz).
     """
 
-    triads: tuple[Triad, ...]
+    spec: InputSpec
     std: Tensor
-    rate: float
 
 
 Transform = Callable[[Tensor, Generator, Channels], Tensor]
@@ -113,7 +112,7 @@ def sensors_of(channels: Channels, count: int) -> list[int]:
 
     Total and body acceleration of a place come from one accelerometer.
     """
-    sensor = {c: (triad.place, triad.kind == "gyro") for triad in channels.triads for c in triad.channels}
+    sensor = {c: (triad.place, triad.kind == "gyro") for triad in channels.spec.triads for c in triad.channels}
     keys = [sensor.get(c, c) for c in range(count)]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return [numbers[key] for key in keys]
@@ -273,7 +272,7 @@ def smooth(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     Keeps every channel's window mean and the phase of each frequency; no frequency gains power.
     """
     cutoff = _log_uniform(x, generator, (len(x), 1), *CUTOFF_HZ)
-    return _filter(x, 1 / (1 + (_frequencies(x, channels.rate) / cutoff) ** 4))
+    return _filter(x, 1 / (1 + (_frequencies(x, channels.spec.time.rate) / cutoff) ** 4))
 
 
 def drop_octave(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -282,10 +281,10 @@ def drop_octave(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     Keeps every channel's window mean and all other frequencies. The octave begins between the slowest wave
     of the window and a quarter of the rate, so that it always holds a frequency.
     """
-    slowest = max(OCTAVE_HZ[0], channels.rate / x.shape[-1])
-    highest = max(2 * slowest, min(OCTAVE_HZ[1], channels.rate / 4))
+    slowest = max(OCTAVE_HZ[0], channels.spec.time.rate / x.shape[-1])
+    highest = max(2 * slowest, min(OCTAVE_HZ[1], channels.spec.time.rate / 4))
     low = _log_uniform(x, generator, (len(x), 1), slowest, highest)
-    frequency = _frequencies(x, channels.rate)
+    frequency = _frequencies(x, channels.spec.time.rate)
     return _filter(x, ((frequency < low) | (frequency >= 2 * low)).to(x.dtype))
 
 
@@ -416,8 +415,8 @@ def _filter(x: Tensor, response: Tensor) -> Tensor:
 def mix_axes(x: Tensor, channels: Channels, draw: Callable[[list[Triad]], Tensor]) -> Tensor:
     """Multiply all triads of a place by the matrices (N, 3, 3) drawn for them; other channels stay."""
     mixing = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
-    for place in dict.fromkeys(triad.place for triad in channels.triads):
-        triads = [triad for triad in channels.triads if triad.place == place]
+    for place in dict.fromkeys(triad.place for triad in channels.spec.triads):
+        triads = [triad for triad in channels.spec.triads if triad.place == place]
         matrix = draw(triads)
         for triad in triads:
             axes = torch.tensor(triad.channels, device=x.device)

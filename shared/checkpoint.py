@@ -15,6 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from shared.data.spec import InputSpec, with_spec
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoder, EncoderSettings, build_encoder
@@ -24,7 +25,7 @@ from shared.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
-CARD_VERSION: Literal[2] = 2
+CARD_VERSION: Literal[3] = 3
 """Of the encoder cards that are written."""
 
 KEPT = 3
@@ -105,23 +106,17 @@ class EncoderCard(Settings):
         version: Of the keys.
         architecture: The settings that it was built from.
         data: Name of the data set that it was trained on.
-        channels: C names, in input order.
-        units: C units.
-        rate: Samples per second (Hz).
-        samples: T.
+        spec: Of one example, with the channels in input order.
         mean: C training means, in the channels' units.
         std: C training standard deviations.
         norm_statistics: "included", or "missing": estimate them on your own windows first.
         config_digest: Of the run's configuration, see ``Config.digest``.
     """
 
-    version: Literal[2]
+    version: Literal[3]
     architecture: EncoderSettings
     data: str
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    rate: float
-    samples: int
+    spec: InputSpec
     mean: tuple[float, ...]
     std: tuple[float, ...]
     norm_statistics: Literal["included", "missing"]
@@ -141,10 +136,7 @@ class EncoderCard(Settings):
             version=CARD_VERSION,
             architecture=encoder.settings,
             data=meta.name,
-            channels=meta.channels,
-            units=meta.units,
-            rate=meta.rate,
-            samples=encoder.samples,
+            spec=meta.spec,
             mean=tuple(statistics.mean.tolist()),
             std=tuple(statistics.std.tolist()),
             norm_statistics=norm_statistics,
@@ -155,21 +147,13 @@ class EncoderCard(Settings):
         """Refuse windows of other channels, units, rate or length than the encoder was trained on.
 
         Raises:
-            UserError: Names what differs, with both values.
+            UserError: Names all that differs, with both values.
         """
-        found = {
-            "channels": windows.meta.channels,
-            "units": windows.meta.units,
-            "rate": windows.meta.rate,
-            "samples": windows.x.shape[2],
-        }
-        for field, value in found.items():
-            if (expected := getattr(self, field)) != value:
-                raise UserError(
-                    f"the encoder does not fit the data set {windows.meta.name!r}: it was trained on {self.data!r} "
-                    "with "
-                    f"{field} {expected}, found {value}"
-                )
+        if difference := self.spec.difference(windows.meta.spec):
+            raise UserError(
+                f"the encoder does not fit the data set {windows.meta.name!r}: it was trained on {self.data!r}; "
+                f"{difference}"
+            )
 
 
 def save_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:
@@ -194,12 +178,25 @@ def read_card(folder: Path) -> EncoderCard:
             raise UserError(
                 f"{path} has version {version}, and this fedhar reads versions up to {CARD_VERSION}: use a later fedhar"
             )
-        return EncoderCard.model_validate(_upgraded(values) if version == 1 else values)
+        return EncoderCard.model_validate(_upgraded(values, version))
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
-def _upgraded(card: dict[str, Any]) -> dict[str, Any]:
+def _upgraded(card: Any, version: object) -> Any:
+    """Turn a card of an older version into one of this version; what is none is returned as it is.
+
+    Raises:
+        ValueError: A card of version 1 without an architecture.
+    """
+    if version == 1:
+        card, version = _second(card), 2
+    if version == 2:
+        card = with_spec(card) | {"version": 3}
+    return card
+
+
+def _second(card: dict[str, Any]) -> dict[str, Any]:
     """Turn a card of version 1, which does not name its version, into one of version 2.
 
     Version 1 came to know three settings of the architecture one by one, two of them under other names. Encoders whose
@@ -226,7 +223,7 @@ def load_encoder(folder: Path) -> tuple[Encoder, EncoderCard]:
     card = read_card(folder)
     weights = _read(folder / "encoder.safetensors")
     try:
-        encoder = build_encoder(card.architecture, len(card.channels), card.samples)
+        encoder = build_encoder(card.architecture, *card.spec.shape)
         encoder.load_state_dict(load_tensors(weights))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise UserError(f"the encoder in {folder} is damaged, or of another version of fedhar: {error}") from None

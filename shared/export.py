@@ -122,13 +122,10 @@ class Source:
         return ModelCard(
             kind=kind,
             data=self.card.data,
-            channels=self.card.channels,
-            units=self.card.units,
-            rate=self.card.rate,
-            samples=self.card.samples,
+            spec=self.card.spec,
             classes=tuple(self.train.meta.classes[label] for label in known),
             config_digest=self.card.config_digest,
-        ).to_json()
+        ).model_dump_json()
 
 
 class Artifact(NamedTuple):

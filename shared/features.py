@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from shared.data.windows import Meta
+from shared.data.spec import InputSpec
 from shared.errors import UserError
 
 MIN_SAMPLES = 16
@@ -52,44 +52,43 @@ class _Table(NamedTuple):
     values: Tensor
 
 
-def expert_features(x: Tensor, meta: Meta) -> Tensor:
-    """Return the features of each window, in the order of ``feature_names(meta)``.
+def expert_features(x: Tensor, spec: InputSpec) -> Tensor:
+    """Return the features of each window, in the order of ``feature_names(spec)``.
 
     Args:
         x: (N, C, T) windows in physical units, T >= 16.
-        meta: What the channels are and the sampling rate.
+        spec: What the channels are and the sampling rate; windows may be of any length.
 
     Returns:
-        Finite float32 (N, F), not standardised. F depends on ``meta``, not on T.
+        Finite float32 (N, F), not standardised. F depends on ``spec``, not on T.
 
     Raises:
-        UserError: ``x`` is not (N, C, T) with the channels of ``meta``, or the windows are too short.
+        UserError: ``x`` is not (N, C, T) with the channels of ``spec``, or the windows are too short.
     """
-    if x.ndim != 3 or x.shape[1] != len(meta.channels) or x.shape[2] < MIN_SAMPLES:
+    if x.ndim != 3 or x.shape[1] != len(spec.channels) or x.shape[2] < MIN_SAMPLES:
         raise UserError(
-            f"{meta.name}: expert features need windows (N, {len(meta.channels)}, T) with T >= {MIN_SAMPLES}, "
-            f"found {tuple(x.shape)}"
+            f"expert features need windows (N, {len(spec.channels)}, T) with T >= {MIN_SAMPLES}, found {tuple(x.shape)}"
         )
     if not len(x):
-        return torch.zeros(0, len(feature_names(meta)), device=x.device)  # the FFT refuses empty batches
-    return torch.cat([_features(chunk, meta).values for chunk in torch.split(x.float(), CHUNK)])
+        return torch.zeros(0, len(feature_names(spec)), device=x.device)  # the FFT refuses empty batches
+    return torch.cat([_features(chunk, spec).values for chunk in torch.split(x.float(), CHUNK)])
 
 
-def feature_names(meta: Meta) -> list[str]:
+def feature_names(spec: InputSpec) -> list[str]:
     """Return the F unique names, ``signal.feature``, of the columns of ``expert_features``.
 
     A signal that is a channel of no sensor is called ``channel:<its name>``.
     """
-    return _features(torch.zeros(1, len(meta.channels), MIN_SAMPLES), meta).names
+    return _features(torch.zeros(1, len(spec.channels), MIN_SAMPLES), spec).names
 
 
-def _features(x: Tensor, meta: Meta) -> _Table:
+def _features(x: Tensor, spec: InputSpec) -> _Table:
     """Return all features of a few windows (N, C, T)."""
     tables: list[_Table] = []
     resting: list[_Table] = []
     moving: list[_Table] = []
-    for place in dict.fromkeys(triad.place for triad in meta.triads):
-        sensors = _sensors(x, meta, place)
+    for place in dict.fromkeys(triad.place for triad in spec.triads):
+        sensors = _sensors(x, spec, place)
         for name, axes in sensors.items():
             tables.append(_between_axes(name, axes))
             group = resting if name.endswith(("total_acc", "gravity")) else moving
@@ -99,8 +98,8 @@ def _features(x: Tensor, meta: Meta) -> _Table:
             direction, parts = _against_gravity(sensors)
             tables.append(direction)
             moving.append(parts)
-    if lone := _channels_of_no_sensor(meta):
-        moving.append(_Table([f"channel:{meta.channels[c]}" for c in lone], x[:, lone]))
+    if lone := _channels_of_no_sensor(spec):
+        moving.append(_Table([f"channel:{spec.channels[c]}" for c in lone], x[:, lone]))
     if resting:
         signals = _join(resting)
         tables.append(_levels(signals, _ranked(signals)))
@@ -108,7 +107,7 @@ def _features(x: Tensor, meta: Meta) -> _Table:
         signals = _join(moving)
         ranked = _ranked(signals)
         tables += [_levels(signals, ranked), _shape(signals, ranked)]
-        tables += [_reflections(signals), _spectrum(signals, meta.rate)]
+        tables += [_reflections(signals), _spectrum(signals, spec.time.rate)]
     return _join(tables)
 
 
@@ -124,25 +123,25 @@ def _columns(signals: list[str], statistics: dict[str, Tensor]) -> _Table:
     return _Table(names, torch.cat(values, dim=1))
 
 
-def _channels_of_no_sensor(meta: Meta) -> list[int]:
+def _channels_of_no_sensor(spec: InputSpec) -> list[int]:
     """Return the channels that are not part of a complete three-axis sensor."""
-    taken = {channel for triad in meta.triads for channel in triad.channels}
-    return [channel for channel in range(len(meta.channels)) if channel not in taken]
+    taken = {channel for triad in spec.triads for channel in triad.channels}
+    return [channel for channel in range(len(spec.channels)) if channel not in taken]
 
 
-def _sensors(x: Tensor, meta: Meta, place: str) -> dict[str, Tensor]:
+def _sensors(x: Tensor, spec: InputSpec, place: str) -> dict[str, Tensor]:
     """Return what is measured at one place and what follows from it, each (N, 3, T)."""
-    measured = {t.kind: x[:, list(t.channels)] for t in meta.triads if t.place == place}
+    measured = {t.kind: x[:, list(t.channels)] for t in spec.triads if t.place == place}
     found: dict[str, Tensor] = {}
     body = measured.get("body_acc")
     if (total := measured.get("total_acc")) is not None:
-        gravity = _low_pass(total, meta.rate) if body is None else total - body
+        gravity = _low_pass(total, spec.time.rate) if body is None else total - body
         body = total - gravity
         found |= {"total_acc": total, "gravity": gravity}
     if body is not None:
-        found |= {"body_acc": body, "body_acc_jerk": _derivative(body, meta.rate)}
+        found |= {"body_acc": body, "body_acc_jerk": _derivative(body, spec.time.rate)}
     if (gyro := measured.get("gyro")) is not None:
-        found |= {"gyro": gyro, "gyro_jerk": _derivative(gyro, meta.rate)}
+        found |= {"gyro": gyro, "gyro_jerk": _derivative(gyro, spec.time.rate)}
     return {f"{place}_{name}" if place else name: axes for name, axes in found.items()}
 
 

@@ -198,11 +198,11 @@ def build_model(config: Config, meta: Meta, samples: int, statistics: ChannelSta
     Raises:
         UserError: A task asks for what the encoder cannot do, or for what the windows do not have.
     """
-    encoder = build_initial_encoder(config, len(meta.channels), samples)
+    encoder = build_initial_encoder(config, len(meta.spec.channels), samples)
     encoder.standardise(statistics.mean, statistics.std)
     std = torch.as_tensor(statistics.std, dtype=torch.float32)
     context = TaskContext(
-        channels=Channels(meta.triads, std, meta.rate),
+        channels=Channels(meta.spec, std),
         transform=compose(config.views.transforms),
         samples=samples,
         dim=encoder.dim,
@@ -230,7 +230,7 @@ def prepare(config: Config, windows: Windows) -> TrainingData:
     Raises:
         UserError: A task cannot have what it needs of these windows, or they are too short for the encoder.
     """
-    encoder = build_initial_encoder(config, len(windows.meta.channels), windows.x.shape[2]).eval()
+    encoder = build_initial_encoder(config, len(windows.meta.spec.channels), windows.x.shape[2]).eval()
     extras = {
         name: make(windows, encoder, settings, None)
         for name, settings in config.enabled_tasks.items()

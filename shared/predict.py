@@ -10,19 +10,19 @@ A few lost samples are interpolated. A longer gap is left out, and so is a stret
 acceleration of zero, or all channels constant for as long as a window. No window lies over it, the output has no line
 for it, and standard error names it.
 
-This module is made to be used where there is no torch: it needs onnxruntime, numpy, scipy and (for messages) rich.
+This module is made to be used where there is no torch: it needs onnxruntime, numpy, scipy, pydantic and (for
+messages) rich.
 """
 
 import argparse
 import csv
 import io
-import json
 import logging
 import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -33,11 +33,15 @@ import onnxruntime  # type: ignore[import-untyped]
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures  # type: ignore[import-untyped]
+from pydantic_core import from_json
 from scipy.signal import resample_poly
 
+from shared.data.spec import InputSpec, Time, with_spec
 from shared.errors import UserError, nearest, run_command
 from shared.files import write_atomic
-from shared.plausible import check_units, find_triads
+from shared.plausible import check_units
+from shared.settings import Settings
+from shared.wire import read_record
 
 LOG = logging.getLogger(__name__)
 
@@ -70,55 +74,35 @@ UNEVEN_STRETCH = 0.05
 TIME_UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """What an exported model expects and gives; its metadata in the ONNX file.
+class ModelCard(Settings):
+    """What an exported model expects and gives; its metadata in the ONNX file, and read by ``from_json``.
 
     Args:
         kind: "encoder" (embeddings) or "classifier" (probabilities).
         data: Name of the data set that it was trained on.
-        channels: C names, in input order.
-        units: C units.
-        rate: Samples per second (Hz).
-        samples: T.
+        spec: Of one example, with the channels in input order.
         classes: Activity names, in output order; of an encoder, those of its data set.
         config_digest: SHA-256 of the run's configuration.
     """
 
     kind: str
     data: str
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    rate: float
-    samples: int
+    spec: InputSpec
     classes: tuple[str, ...]
     config_digest: str
 
-    def to_json(self) -> str:
-        """Return the card as a JSON object."""
-        return json.dumps(asdict(self))
-
     @classmethod
     def from_json(cls, text: str) -> "ModelCard":
-        """Read what ``to_json`` wrote.
+        """Read a card as ``model_dump_json`` writes it, or as it was written before it had a block ``spec``.
 
         Raises:
-            ValueError: Anything else.
+            UserError: Anything else.
         """
-        values = json.loads(text)
         try:
-            return cls(
-                kind=str(values["kind"]),
-                data=str(values["data"]),
-                channels=tuple(values["channels"]),
-                units=tuple(values["units"]),
-                rate=float(values["rate"]),
-                samples=int(values["samples"]),
-                classes=tuple(values["classes"]),
-                config_digest=str(values["config_digest"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a model card: {error!r}") from None
+            values = from_json(text)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return read_record(cls, with_spec(values) if isinstance(values, dict) and "spec" not in values else values)
 
 
 @dataclass(frozen=True)
@@ -166,7 +150,7 @@ def main(arguments: list[str]) -> None:
         if options.out is not None and _same_file(options.out, source):
             raise UserError(f"--out {options.out} is the same file as {source}, which it would overwrite; name another")
     model = load_model(options.model)
-    activities = to_csv(predict(model, read_recording(options.recording, model.card, options.rate)))
+    activities = to_csv(predict(model, read_recording(options.recording, model.card.spec, options.rate)))
     if options.out is None:
         sys.stdout.write(activities)
     else:
@@ -216,19 +200,19 @@ def load_model(path: Path) -> OnnxClassifier:
     metadata = session.get_modelmeta().custom_metadata_map
     try:
         card = ModelCard.from_json(metadata.get(METADATA_KEY, "null"))
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{path} is not a model that fedhar exported: {error}") from None
     if card.kind != "classifier":
         raise UserError(f"{path} is an {card.kind}, which names no activities; use the classifier.onnx beside it")
     return OnnxClassifier(session, card)
 
 
-def read_recording(path: Path, card: ModelCard, rate: float | None) -> list[Recording]:
+def read_recording(path: Path, spec: InputSpec, rate: float | None) -> list[Recording]:
     """Read a recording and check it against the model: columns, rate, numbers, units.
 
     Args:
         path: The CSV file.
-        card: What the model expects.
+        spec: What the model expects.
         rate: Samples per second (Hz), or None to take it from the column ``time``.
 
     Returns:
@@ -238,7 +222,7 @@ def read_recording(path: Path, card: ModelCard, rate: float | None) -> list[Reco
         UserError: Anything that does not fit, in plain words.
     """
     header, first = _read_head(path)
-    _check_columns(path, header, card)
+    _check_columns(path, header, spec)
     parsers: dict[str, Parser] = dict.fromkeys(header, float)
     if iso := not _is_number(dict(zip(header, first, strict=False)).get(TIME, "0")):
         parsers[TIME] = _seconds_of
@@ -246,34 +230,34 @@ def read_recording(path: Path, card: ModelCard, rate: float | None) -> list[Reco
     if iso:
         columns[TIME] -= columns[TIME][0]
     if TIME in columns:
-        found = _rate_of(columns[TIME], path, card)
+        found = _rate_of(columns[TIME], path, spec.time)
         if rate is not None and not math.isclose(rate, found, rel_tol=RATE_TOLERANCE):
             raise UserError(f"{path}: --rate says {rate:g} Hz, the column {TIME} says {found:g} Hz")
         rate = found
     if rate is None:
         raise UserError(f"{path}: at what rate? Give --rate HZ, or a column {TIME} in seconds")
-    if not LOWEST_SHARE * card.rate <= rate <= HIGHEST_SHARE * card.rate:
+    if not LOWEST_SHARE * spec.time.rate <= rate <= HIGHEST_SHARE * spec.time.rate:
         raise UserError(
-            f"{path}: a model of {card.rate:g} Hz needs a recording of {LOWEST_SHARE * card.rate:g} to "
-            f"{HIGHEST_SHARE * card.rate:g} Hz, found {rate:g} Hz"
+            f"{path}: a model of {spec.time.rate:g} Hz needs a recording of {LOWEST_SHARE * spec.time.rate:g} to "
+            f"{HIGHEST_SHARE * spec.time.rate:g} Hz, found {rate:g} Hz"
         )
-    x = np.stack([columns[name] for name in card.channels], axis=1)
+    x = np.stack([columns[name] for name in spec.channels], axis=1)
     time = columns[TIME] if TIME in columns else np.arange(len(x)) / rate
-    worn = _worn(x, rate, card)
+    worn = _worn(x, rate, spec)
     if not worn.any():
         raise UserError(f"{path}: all of it is zero or constant, which no worn sensor measures")
-    check_units(str(path), card.channels, x[worn].T[np.newaxis])
+    check_units(str(path), spec.channels, x[worn].T[np.newaxis])
     return _pieces(str(path), x, time, worn, rate)
 
 
-def _worn(x: NDArray[np.float64], rate: float, card: ModelCard) -> NDArray[np.bool_]:
+def _worn(x: NDArray[np.float64], rate: float, spec: InputSpec) -> NDArray[np.bool_]:
     """Return which samples (N,) a worn sensor can have measured.
 
     Gravity is always there, so that total acceleration is never zero for long; and noise moves some channel within a
     window.
     """
-    worn: NDArray[np.bool_] = _run_lengths(x) < card.samples / card.rate * rate
-    for triad in find_triads(card.channels):
+    worn: NDArray[np.bool_] = _run_lengths(x) < spec.time.seconds * rate
+    for triad in spec.triads:
         if triad.kind == "total_acc":
             zero = (x[:, list(triad.channels)] == 0).all(axis=1)
             worn &= ~zero | (_run_lengths(zero[:, np.newaxis]) <= LONGEST_GAP * rate)
@@ -323,30 +307,30 @@ def predict(model: OnnxClassifier, pieces: Sequence[Recording]) -> list[Activity
     Raises:
         UserError: No piece is as long as a window, or values so large that the model cannot compute with them.
     """
-    card = model.card
-    fitted = [resample(piece, card.rate) for piece in pieces]
-    long = [piece for piece in fitted if len(piece.x) >= card.samples]
+    time = model.card.spec.time
+    fitted = [resample(piece, time.rate) for piece in pieces]
+    long = [piece for piece in fitted if len(piece.x) >= time.samples]
     if not long:
         longest = max(len(piece.x) / piece.rate for piece in pieces)
         raise UserError(
-            f"{pieces[0].name} is too short: expected at least {card.samples / card.rate:.2f} s "
-            f"({card.samples} samples at {card.rate:g} Hz), found {longest:.2f} s"
+            f"{pieces[0].name} is too short: expected at least {time.seconds:.2f} s "
+            f"({time.samples} samples at {time.rate:g} Hz), found {longest:.2f} s"
             + (" without a gap" if len(pieces) > 1 else "")
         )
-    short = [piece for piece in fitted if len(piece.x) < card.samples]
+    short = [piece for piece in fitted if len(piece.x) < time.samples]
     _tell_left_out(pieces[0].name, "shorter than a window", [(p.start, p.start + len(p.x) / p.rate) for p in short])
     return [activity for piece in long for activity in _predict_piece(model, piece)]
 
 
 def _predict_piece(model: OnnxClassifier, piece: Recording) -> list[Activity]:
     """Name the activity of every window of a piece that has the model's rate."""
-    card = model.card
-    step = max(1, card.samples // 2)
-    windows = sliding_window_view(piece.x, card.samples, axis=0)[::step]
+    samples, classes = model.card.spec.time.samples, model.card.classes
+    step = max(1, samples // 2)
+    windows = sliding_window_view(piece.x, samples, axis=0)[::step]
     batches = (windows[first : first + BATCH].astype(np.float32) for first in range(0, len(windows), BATCH))
     probabilities = np.concatenate([model.session.run(None, {INPUT: batch})[0] for batch in batches])
     starts = piece.start + np.arange(len(windows)) * step / piece.rate
-    length = card.samples / piece.rate
+    length = samples / piece.rate
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(bad):
         start, largest = starts[bad[0]], float(np.abs(windows[bad[0]]).max())
@@ -355,7 +339,7 @@ def _predict_piece(model: OnnxClassifier, piece: Recording) -> list[Activity]:
             f"{largest:.3g}; cut the recording there"
         )
     return [
-        Activity(float(start), float(start + length), card.classes[row.argmax()], float(row.max()))
+        Activity(float(start), float(start + length), classes[row.argmax()], float(row.max()))
         for start, row in zip(starts, probabilities, strict=True)
     ]
 
@@ -399,10 +383,10 @@ def _read_head(path: Path) -> tuple[list[str], list[str]]:
     return header, first
 
 
-def _check_columns(path: Path, header: list[str], card: ModelCard) -> None:
+def _check_columns(path: Path, header: list[str], spec: InputSpec) -> None:
     """Refuse any other columns than the model's channels and time."""
-    missing = [name for name in card.channels if name not in header]
-    unknown = [name for name in header if name not in (*card.channels, TIME)]
+    missing = [name for name in spec.channels if name not in header]
+    unknown = [name for name in header if name not in (*spec.channels, TIME)]
     repeated = sorted({name for name in header if header.count(name) > 1})
     problems = []
     if missing:
@@ -412,7 +396,7 @@ def _check_columns(path: Path, header: list[str], card: ModelCard) -> None:
     if repeated:
         problems.append(f"columns that occur twice: {', '.join(repeated)}")
     if problems:
-        expected = ", ".join(f"{name} ({unit})" for name, unit in zip(card.channels, card.units, strict=True))
+        expected = ", ".join(f"{name} ({unit})" for name, unit in zip(spec.channels, spec.units, strict=True))
         commas = "" if len(header) > 1 else "; is it separated by commas?"
         raise UserError(f"{path}: {'; '.join(problems)}{commas}; expected {expected}, and optionally {TIME} (s)")
 
@@ -486,10 +470,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _rate_of(time: NDArray[np.float64], path: Path, card: ModelCard) -> float:
+def _rate_of(time: NDArray[np.float64], path: Path, expected: Time) -> float:
     """Return the rate (Hz) of time stamps (s), which must go on evenly."""
     if len(time) < 2:
-        raise UserError(f"{path} is too short: expected at least {card.samples} samples, found {len(time)}")
+        raise UserError(f"{path} is too short: expected at least {expected.samples} samples, found {len(time)}")
     steps = np.diff(time)
     if (steps <= 0).any():
         row = int(np.argmax(steps <= 0))
@@ -498,7 +482,7 @@ def _rate_of(time: NDArray[np.float64], path: Path, card: ModelCard) -> float:
         )
     usual = float(np.median(steps))
     for unit, factor in TIME_UNITS.items():
-        if LOWEST_SHARE <= factor / usual / card.rate <= 1 / LOWEST_SHARE:
+        if LOWEST_SHARE <= factor / usual / expected.rate <= 1 / LOWEST_SHARE:
             raise UserError(
                 f"{path}: {TIME} must be in seconds, found a sample every {usual:g}; it looks like {unit}: divide it "
                 f"by {factor:.0f}"
@@ -514,7 +498,8 @@ def _rate_of(time: NDArray[np.float64], path: Path, card: ModelCard) -> float:
     mean = float(steps[near].sum() / samples.sum())
     uneven = float((np.abs(steps - samples * usual)[near] > UNEVEN_STEP * usual).mean())
     drift = np.append(0, np.where(near, steps - samples * mean, 0).cumsum())
-    stretched = np.abs(drift[card.samples :] - drift[: -card.samples]) > UNEVEN_STRETCH * card.samples * mean
+    window = expected.samples
+    stretched = np.abs(drift[window:] - drift[:-window]) > UNEVEN_STRETCH * window * mean
     if uneven > UNEVEN_SHARE or stretched.any():
         raise UserError(
             f"{path}: {TIME} is irregular: expected a sample every {mean:.4g} s, found steps from "

@@ -21,9 +21,8 @@ from shared.augmentations import (
     compose,
 )
 from shared.data import uci_har
-from shared.data.windows import Meta
+from shared.data.spec import InputSpec
 from shared.errors import UserError
-from shared.plausible import Triad
 
 pytestmark = pytest.mark.numerics
 
@@ -38,12 +37,9 @@ LAYOUTS = (PHONE, TWO_PLACES, PHONE[:3], PHONE[6:], ("light",), ("light", "sound
 NOT_RANDOM = {"negate", "reverse"}
 
 
-def meta(names: tuple[str, ...], rate: float = 50.0) -> Meta:
-    return Meta("test", names, ("g",) * len(names), rate, ("walk",))
-
-
 def channels_of(names: tuple[str, ...], rate: float = 50.0) -> Channels:
-    return Channels(meta(names, rate).triads, torch.linspace(0.5, 1.5, len(names)), rate)
+    spec = InputSpec(channels=names, units=("g",) * len(names), size=(128,), rate=rate)
+    return Channels(spec, torch.linspace(0.5, 1.5, len(names)))
 
 
 def generator(seed: int = 0) -> Generator:
@@ -139,8 +135,8 @@ def test_keeps_gravity_names_transforms() -> None:
 def test_gravity_on_real_windows(uci_har_zip) -> None:
     windows, _ = uci_har.load(uci_har_zip)
     x = torch.from_numpy(windows.x[::20])
-    channels = Channels(windows.meta.triads, x.std((0, 2)), windows.meta.rate)
-    total = next(triad.channels for triad in windows.meta.triads if triad.kind == "total_acc")
+    channels = Channels(windows.meta.spec, x.std((0, 2)))
+    total = next(triad.channels for triad in windows.meta.spec.triads if triad.kind == "total_acc")
     for name in sorted(KEEPS_GRAVITY | {"tilt", "time_warp", "resize_crop", "mask_time"}):
         y = TRANSFORMS[name](x, generator(), channels)
         cosine = torch.cosine_similarity(x[:, total].mean(-1), y[:, total].mean(-1)).clamp(max=1)
@@ -199,7 +195,7 @@ def test_axes_of_a_place_turn_together(name: str, batch: tuple[int, tuple[str, .
     n, names, samples, seed = batch
     x = motion(n, names, samples, seed)
     y = run(name, x, names, seed)
-    triads = meta(names).triads
+    triads = channels_of(names).spec.triads
     for a in triads:
         for b in triads:
             if a.place == b.place:
@@ -226,9 +222,9 @@ def test_rotate_is_uniform() -> None:
 
 
 def test_places_rotate_apart() -> None:
-    triads = (Triad("gyro", "left", (0, 1, 2)), Triad("gyro", "right", (3, 4, 5)))
+    channels = channels_of(tuple(f"{side}_gyro_{axis}" for side in ("left", "right") for axis in "xyz"))
     x = torch.eye(3).repeat(8, 2, 1)
-    y = TRANSFORMS["rotate"](x, generator(), Channels(triads, torch.ones(6), 50.0))
+    y = TRANSFORMS["rotate"](x, generator(), channels)
     assert ((y[:, :3] - y[:, 3:]).abs().amax((1, 2)) > 0.01).all()
 
 

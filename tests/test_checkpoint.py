@@ -118,7 +118,7 @@ def test_a_saved_encoder_embeds_raw_windows_as_before(saved: Path) -> None:
     loaded, card = load_encoder(saved)
     x = torch.from_numpy(train.x[:5])
     assert torch.equal(loaded(x), original(x))
-    assert (card.rate, card.units, card.channels) == (train.meta.rate, train.meta.units, train.meta.channels)
+    assert card.spec == train.meta.spec
     card.check_fits(train)
 
 
@@ -131,7 +131,7 @@ def test_no_file_of_a_saved_encoder_is_a_pickle(saved: Path) -> None:
 def test_an_encoder_that_does_not_fit_names_both_sides(saved: Path) -> None:
     _, card = load_encoder(saved)
     watch, _ = load(load_config(DEFAULTS).data)
-    with pytest.raises(UserError, match=r"does not fit the data set 'watch'.*samples 64, found 128"):
+    with pytest.raises(UserError, match=r"does not fit the data set 'watch'.*the size is 128 samples, expected 64"):
         card.check_fits(watch)
 
 
@@ -174,6 +174,8 @@ def test_every_version_of_the_card_is_kept() -> None:
         ({"architecture": {}}, "damaged"),
         ({"architecture": {"name": "fcn", "width": 4, "norm": "batch", "pooling": "mean", "depth": 3}}, "depth"),
         ({"rate": "fast"}, "damaged"),
+        ({"samples": 0}, "damaged"),
+        ({"units": ["g"]}, "damaged"),
         ({"colour": "blue"}, "colour"),
     ],
 )

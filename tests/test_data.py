@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from shared.data import DATASETS, DataSettings, folder, load, training_people, watch
 from shared.data.partition import by_person, cut, draw_fraction, draw_labels
+from shared.data.spec import InputSpec
 from shared.data.statistics import SMALLEST_STD, ChannelStatistics
 from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.errors import UserError
@@ -74,10 +75,8 @@ def prints_by_person(windows: Windows) -> dict[int, Counter[str]]:
 
 def make_windows(subject: list[int], y: list[int], seed: int = 0) -> Windows:
     x = np.random.default_rng(seed).normal(3, 2, (len(y), 2, 5)).astype(np.float32)
-    classes = tuple("abcd")
-    return Windows(
-        x, np.array(y, np.int64), np.array(subject, np.int64), Meta("m", ("p", "q"), ("u", "v"), 10.0, classes)
-    )
+    spec = InputSpec(channels=("p", "q"), units=("u", "v"), size=(5,), rate=10.0)
+    return Windows(x, np.array(y, np.int64), np.array(subject, np.int64), Meta("m", spec, tuple("abcd")))
 
 
 cells = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), min_size=1, max_size=60)
@@ -96,7 +95,7 @@ def test_parts_have_one_meaning_and_no_person_in_common(loaded):
     assert len(test) > 0
     assert not set(train.people) & set(test.people)
     assert set(train.y) == set(range(len(train.meta.classes)))
-    assert train.meta.triads, "no three-axis sensor was recognised"
+    assert train.meta.spec.triads, "no three-axis sensor was recognised"
 
 
 @every_data_set
@@ -171,7 +170,7 @@ def test_statistics_of_people_add_up_to_the_pooled_ones(loaded):
 @pytest.mark.parametrize("chosen", ["watch", "synthetic"], indirect=True)
 def test_acceleration_is_in_g_and_rotation_in_radians(loaded):
     train, _ = loaded
-    acc, gyro = (np.linalg.norm(train.x[:, list(triad.channels)], axis=1) for triad in train.meta.triads)
+    acc, gyro = (np.linalg.norm(train.x[:, list(triad.channels)], axis=1) for triad in train.meta.spec.triads)
     assert 0.9 < np.median(acc) < 1.2
     assert 0.005 < np.median(gyro) < 10
 

@@ -485,8 +485,9 @@ def test_ijepa_says_that_there_are_too_few_positions(windows: Windows) -> None:
 
 @pytest.mark.parametrize("name", ["ibot", "data2vec"])
 def test_whole_sensors_cannot_be_masked_where_there_is_one(name: str, windows: Windows) -> None:
-    one = replace(windows.meta, channels=windows.meta.channels[:3], units=windows.meta.units[:3])
-    alone = replace(windows, x=windows.x[:, :3], meta=one)
+    whole = windows.meta.spec
+    spec = whole.model_copy(update={"channels": whole.channels[:3], "units": whole.units[:3]})
+    alone = replace(windows, x=windows.x[:, :3], meta=replace(windows.meta, spec=spec))
     with pytest.raises(UserError, match="'sensor' need at least 2 sensors"):
         build(chosen(name, f"tasks.{name}.mask.kind=sensor"), alone)
 

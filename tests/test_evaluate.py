@@ -22,6 +22,7 @@ from torch import nn
 
 from shared.data import DataSettings, load
 from shared.data.partition import draw_labels
+from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.encoders import Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
@@ -507,7 +508,7 @@ def test_estimating_norm_statistics_changes_no_weight(encoder: Encoder, split: t
 def test_the_probe_of_expert_features_agrees_with_scikit_learn_on_uci_har(uci_har_zip: Path) -> None:
     train, test = load(DataSettings(name="uci_har", path=uci_har_zip, holdout=()))
     train, test = train.of(train.people[:8])[::3], test.of(test.people[:3])[::2]
-    z, z_test = (expert_features(torch.from_numpy(part.x), part.meta).numpy() for part in (train, test))
+    z, z_test = (expert_features(torch.from_numpy(part.x), part.meta.spec).numpy() for part in (train, test))
     reference = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
         {"logisticregression__C": [0.001, 0.01, 0.1, 1]},
@@ -519,7 +520,7 @@ def test_the_probe_of_expert_features_agrees_with_scikit_learn_on_uci_har(uci_ha
 
 
 def test_windows_of_one_channel_can_be_probed() -> None:
-    meta = Meta("one", ("total_acc_x",), ("g",), 50.0, ("still", "moving"))
+    meta = Meta("one", InputSpec(channels=("total_acc_x",), units=("g",), size=(32,), rate=50.0), ("still", "moving"))
     y = np.tile([0, 1], 40)
     x = (y[:, None, None] * RNG.standard_normal((80, 1, 32))).astype(np.float32)
     windows = Windows(x, y, np.repeat(np.arange(8), 10), meta)

@@ -23,6 +23,7 @@ from shared.checkpoint import EncoderCard, save_encoder
 from shared.config import load_config
 from shared.data import load
 from shared.data.folder import write_folder
+from shared.data.spec import InputSpec
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
 from shared.encoders import ENCODERS, build_encoder
@@ -131,8 +132,7 @@ def card_of(content: bytes) -> ModelCard:
 def test_a_file_says_what_it_is_and_asks_for_standard_operators(source: Source, build: Callable[..., list]) -> None:
     for artifact in build(source):
         card, meta = card_of(artifact.content), source.train.meta
-        assert (card.kind, card.data, card.samples) == (artifact.kind, "synthetic", source.train.x.shape[2])
-        assert (card.channels, card.units, card.rate) == (meta.channels, meta.units, meta.rate)
+        assert (card.kind, card.data, card.spec) == (artifact.kind, "synthetic", meta.spec)
         assert (card.classes, card.config_digest) == (meta.classes, source.card.config_digest)
         assert [entry.domain for entry in onnx.load_from_string(artifact.content).opset_import] == [""]
 
@@ -207,7 +207,8 @@ def test_8_bits_store_the_weights_of_a_hidden_layer_too(norm: str, tmp_path: Pat
 def write_people(folder: Path, labels: list[list[int]], channels: int = 3, samples: int = 32) -> str:
     """Write a folder of own windows, with these labels for each training person, and return its overrides."""
     rng = np.random.default_rng(0)
-    meta = Meta("own", tuple(f"channel_{c}" for c in range(channels)), ("V",) * channels, 50.0, ("rest", "move"))
+    names = tuple(f"channel_{c}" for c in range(channels))
+    meta = Meta("own", InputSpec(channels=names, units=("V",) * channels, size=(samples,), rate=50.0), ("rest", "move"))
 
     def windows(person: int, y: list[int]) -> Windows:
         scale = 0.1 + np.array(y)[:, None, None]

@@ -18,7 +18,8 @@ from torch import Tensor
 from shared.augmentations import TRANSFORMS, Channels
 from shared.data import uci_har
 from shared.data.partition import draw_labels
-from shared.data.windows import Meta, Windows
+from shared.data.spec import InputSpec
+from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.features import BAND_EDGES, CHUNK, FLOOR, MIN_SAMPLES, expert_features, feature_names
 
@@ -30,11 +31,11 @@ TWO_PLACES = ("light", *(f"{place}_{name}" for place in ("wrist", "ankle") for n
 LAYOUTS = (PHONE, WATCH, TWO_PLACES, PHONE[3:6], PHONE[6:], ("light", "sound"))
 
 
-def meta(names: tuple[str, ...], rate: float = 50.0) -> Meta:
-    return Meta("test", names, ("g",) * len(names), rate, ("walk",))
+def spec(names: tuple[str, ...], rate: float = 50.0) -> InputSpec:
+    return InputSpec(channels=names, units=("g",) * len(names), size=(128,), rate=rate)
 
 
-def table(x: Tensor, of: Meta) -> dict[str, NDArray[np.float32]]:
+def table(x: Tensor, of: InputSpec) -> dict[str, NDArray[np.float32]]:
     return dict(zip(feature_names(of), expert_features(x, of).numpy().T, strict=True))
 
 
@@ -56,12 +57,12 @@ def brisk(real: tuple[Windows, Windows]) -> Windows:
 
 def sensor(windows: Windows, kind: str) -> NDArray[np.float64]:
     """The x, y and z (N, 3, T) of one sensor of a data set, in double precision."""
-    found = next(triad for triad in windows.meta.triads if triad.kind == kind)
+    found = next(triad for triad in windows.meta.spec.triads if triad.kind == kind)
     return windows.x[:, found.channels].astype(np.float64)
 
 
 def table_of(windows: Windows) -> dict[str, NDArray[np.float32]]:
-    return table(torch.from_numpy(windows.x), windows.meta)
+    return table(torch.from_numpy(windows.x), windows.meta.spec)
 
 
 def test_levels_against_numpy(brisk: Windows) -> None:
@@ -122,14 +123,14 @@ def test_the_fastest_wave_counts_once(samples: int) -> None:
     x = noise(20, ("light",), samples)
     frequency, power = signal.periodogram(x[:, 0].double().numpy(), fs=50.0, window="hann", detrend="constant")
     expected = (power * frequency).sum(1) / power.sum(1)
-    np.testing.assert_allclose(table(x, meta(("light",)))["channel:light.centroid"], expected, atol=0.01)
+    np.testing.assert_allclose(table(x, spec(("light",)))["channel:light.centroid"], expected, atol=0.01)
 
 
 @pytest.mark.parametrize("samples", [100, 101])
 def test_a_sine_is_found_where_it_is(samples: int) -> None:
     time = np.arange(samples) / 50.0
     x = torch.from_numpy(3.0 + 0.8 * np.sin(2 * np.pi * 6.0 * time)).float().view(1, 1, -1)
-    found = table(x, meta(("light",)))
+    found = table(x, spec(("light",)))
     assert np.exp(found["channel:light.power_5_7_hz"][0]) == pytest.approx(0.8**2 / 2, rel=0.02)
     assert found["channel:light.peak_frequency"][0] == pytest.approx(6.0, abs=50.0 / samples)
     assert found["channel:light.centroid"][0] == pytest.approx(6.0, abs=0.1)
@@ -140,7 +141,7 @@ def test_reflections_against_yule_walker() -> None:
     """The last coefficient of a Yule-Walker fit is a reflection coefficient; on long signals Burg agrees."""
     rng = np.random.default_rng(0)
     x = signal.lfilter([1.0], [1.0, -1.2, 0.8, -0.3, 0.2], rng.standard_normal(20_000))
-    found = table(torch.from_numpy(x).float().view(1, 1, -1), meta(("light",)))
+    found = table(torch.from_numpy(x).float().view(1, 1, -1), spec(("light",)))
     covariance = np.array([(x[lag:] * x[: len(x) - lag]).mean() for lag in range(5)])
     for order in range(1, 5):
         fit = linalg.solve_toeplitz(covariance[:order], covariance[1 : order + 1])
@@ -189,9 +190,9 @@ def test_derived_signals(brisk: Windows) -> None:
 def test_what_does_not_depend_on_orientation(real: tuple[Windows, Windows]) -> None:
     train, _ = real
     x = torch.from_numpy(train.x[::50])
-    channels = Channels(train.meta.triads, x.std((0, 2)), train.meta.rate)
+    channels = Channels(train.meta.spec, x.std((0, 2)))
     turned = TRANSFORMS["rotate"](x, torch.Generator().manual_seed(0), channels)
-    before, after = table(x, train.meta), table(turned, train.meta)
+    before, after = table(x, train.meta.spec), table(turned, train.meta.spec)
     strict = [n for n in before if "_magnitude." in n or "_vertical." in n or "_horizontal." in n]
     assert len(strict) > 200
     # A peak may jump between equal waves, a near-zero value may cross the mean: seldom, by rounding alone.
@@ -203,14 +204,14 @@ def test_what_does_not_depend_on_orientation(real: tuple[Windows, Windows]) -> N
 @pytest.mark.parametrize("names", LAYOUTS)
 def test_names_fit_the_columns(names: tuple[str, ...]) -> None:
     for rate in (20.0, 50.0, 100.0):
-        of = meta(names, rate)
+        of = spec(names, rate)
         columns = feature_names(of)
         assert len(set(columns)) == len(columns)
         for samples in (MIN_SAMPLES, 33, 128, 400):
             found = expert_features(noise(3, names, samples), of)
             assert found.shape == (3, len(columns)) and found.dtype == torch.float32
     none = torch.zeros(0, len(names), 64)
-    assert expert_features(none, meta(names)).shape == (0, len(feature_names(meta(names))))
+    assert expert_features(none, spec(names)).shape == (0, len(feature_names(spec(names))))
 
 
 @given(
@@ -222,22 +223,24 @@ def test_names_fit_the_columns(names: tuple[str, ...]) -> None:
 def test_still_sensors_are_finite(names: tuple[str, ...], samples: int, value: float, spike: bool) -> None:
     x = torch.full((2, len(names), samples), value)
     x[:, :, samples // 2] += float(spike)
-    assert expert_features(x, meta(names)).isfinite().all()
+    assert expert_features(x, spec(names)).isfinite().all()
 
 
 def test_rows_do_not_depend_on_the_batch(real: tuple[Windows, Windows]) -> None:
     train, _ = real
     x = torch.from_numpy(train.x[: 2 * CHUNK + 1])
-    batch = expert_features(x, train.meta)
+    batch = expert_features(x, train.meta.spec)
     for row in (0, CHUNK - 1, CHUNK, 2 * CHUNK):
-        torch.testing.assert_close(expert_features(x[row : row + 1], train.meta)[0], batch[row], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            expert_features(x[row : row + 1], train.meta.spec)[0], batch[row], rtol=1e-3, atol=1e-3
+        )
 
 
 @given(st.permutations(range(len(PHONE))), st.integers(0, 1000))
 def test_features_follow_names_not_positions(order: list[int], seed: int) -> None:
     x = noise(2, PHONE, 64, seed)
-    before = table(x, meta(PHONE))
-    after = table(x[:, order], meta(tuple(PHONE[i] for i in order)))
+    before = table(x, spec(PHONE))
+    after = table(x[:, order], spec(tuple(PHONE[i] for i in order)))
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_allclose(after[name], value, atol=1e-3, err_msg=name)
@@ -246,7 +249,7 @@ def test_features_follow_names_not_positions(order: list[int], seed: int) -> Non
 def test_the_input_stays_as_it_was_and_may_be_double() -> None:
     x = noise(2, PHONE, 64).double()
     before = x.clone()
-    torch.testing.assert_close(expert_features(x, meta(PHONE)), expert_features(x.float(), meta(PHONE)))
+    torch.testing.assert_close(expert_features(x, spec(PHONE)), expert_features(x.float(), spec(PHONE)))
     assert torch.equal(x, before)
 
 
@@ -255,10 +258,10 @@ def test_gravity_is_estimated_from_total_acceleration() -> None:
     time = torch.arange(1000) / 50.0
     sway, step = 0.3 * torch.sin(2 * torch.pi * 0.1 * time), 0.2 * torch.sin(2 * torch.pi * 2.0 * time)
     x = torch.stack([1.0 + sway + step, torch.zeros(1000), torch.zeros(1000)])[None]
-    long = table(x, meta(PHONE[:3]))
+    long = table(x, spec(PHONE[:3]))
     assert np.exp(long["gravity_x.std"][0]) == pytest.approx(0.3 / 2**0.5, rel=0.02)
     assert np.exp(long["body_acc_x.std"][0]) == pytest.approx(0.2 / 2**0.5, rel=0.02)
-    short = table(x[..., :128], meta(PHONE[:3]))
+    short = table(x[..., :128], spec(PHONE[:3]))
     assert np.exp(short["gravity_x.std"][0]) == pytest.approx(FLOOR, rel=0.01)
     assert short["gravity_x.mean"][0] == pytest.approx(x[0, 0, :128].mean().item(), abs=1e-5)
     assert short["gravity.angle_x"][0] == pytest.approx(0.0, abs=1e-3)
@@ -267,13 +270,13 @@ def test_gravity_is_estimated_from_total_acceleration() -> None:
 @pytest.mark.parametrize("shape", [(4, 8, 64), (4, 9, MIN_SAMPLES - 1), (9, 64)])
 def test_refuses_windows_that_do_not_fit(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"need windows \(N, 9, T\) with T >= 16, found \(\d+, \d+"):
-        expert_features(torch.zeros(shape), meta(PHONE))
+        expert_features(torch.zeros(shape), spec(PHONE))
 
 
 def test_a_linear_model_reads_activities_from_them(real: tuple[Windows, Windows]) -> None:
     """The baseline that encoders are compared with: at least 95 % with all labels, 86 % with 126 of them."""
     train, test = real
-    columns, unseen = (expert_features(torch.from_numpy(part.x), part.meta).numpy() for part in real)
+    columns, unseen = (expert_features(torch.from_numpy(part.x), part.meta.spec).numpy() for part in real)
     for rows, least in ((np.arange(len(train)), 0.95), (draw_labels(train, 1, seed=0), 0.86)):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.03, max_iter=300))
         assert model.fit(columns[rows], train.y[rows]).score(unseen, test.y) >= least

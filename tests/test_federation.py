@@ -149,7 +149,7 @@ def test_an_introduction_tells_sums_and_sensors_and_nothing_else(tmp_path: Path)
         metrics = content.metric_records["metrics"]
         assert set(metrics) == {"partition-id", "person", "num-examples", "count", "total", "squares"}
         assert {len(metrics[name]) for name in ("total", "squares")} == {channels}
-        assert set(content.config_records["sensors"]) == {"data", "channels", "units", "rate", "samples"}
+        assert set(content.config_records["sensors"]) == {"data", "channels", "units", "size", "rate"}
 
 
 @pytest.mark.parametrize(

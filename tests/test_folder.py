@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from shared.data import DataSettings, folder, load
 from shared.data.partition import by_person, cut
+from shared.data.spec import InputSpec
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
 from shared.plausible import check_units
 
-META = Meta(
-    "mine", ("total_acc_x", "total_acc_y", "total_acc_z", "pulse"), ("g", "g", "g", "bpm"), 25.0, ("sit", "walk")
+SPEC = InputSpec(
+    channels=("total_acc_x", "total_acc_y", "total_acc_z", "pulse"), units=("g", "g", "g", "bpm"), size=(16,), rate=25.0
 )
+META = Meta("mine", SPEC, ("sit", "walk"))
 
 
 def make(people: list[int], per_person: int = 4, features: int = 0) -> Windows:
@@ -172,7 +174,7 @@ def test_everybody_in_the_known_data_sets_measures_what_the_units_say(name, requ
     train, test = load(DataSettings(name=name, path=path, holdout=()))
     for windows in (train, test, cut(train, 200, 8)):  # virtual people of eight windows, which may be of one activity
         for person in by_person(windows):
-            check_units(f"person {person.people[0]}", person.meta.channels, person.x)
+            check_units(f"person {person.people[0]}", person.meta.spec.channels, person.x)
 
 
 @pytest.mark.parametrize(("value", "people"), [(0.0, (1,)), (-9.81, (1, 2)), (1013.25, (7,)), (1e30, (1, 2, 7))])
@@ -252,7 +254,9 @@ def test_no_description(tmp_path):
         ({"rate": None}, "the field 'rate' is missing"),
         ({"rate": "fast"}, "rate: .*found 'fast'"),
         ({"units": ["g", "g", "g"]}, r"a unit for each of 4 channels, found \['g', 'g', 'g'\]"),
-        ({"units": ["g", "g", "g", ""]}, "a unit for each of 4 channels"),
+        ({"units": ["g", "g", "g", ""]}, "units.3: String should have at least 1 character, found ''"),
+        ({"channels": [], "units": []}, "channels: Tuple should have at least 1 item"),
+        ({"channels": ["a", "b", "c", "d" * 101]}, "channels.3: String should have at most 100 characters"),
         ({"units": ["m/s^2", "g", "g", "bpm"]}, r"channel 'total_acc_x' must be in g, found 'm/s\^2'"),
         ({"channels": ["pulse", "a", "b", "pulse"]}, "channels must be unique, found pulse more than once"),
         ({"classes": ["sit", ""]}, "classes must have names"),
@@ -288,7 +292,7 @@ WITH_INFINITE[3, 1, 0] = np.inf
         ({"x": X[0]}, "found float32 (4, 16)"),
         ({"x": X[:0], "y": np.zeros(0, int)}, "found float32 (0, 4, 16)"),
         ({"x": X.astype(int)}, "found int64 (4, 4, 16)"),
-        ({"x": X[:, :, :15]}, "expected windows of 16 samples as in person_1.npz, found 15"),
+        ({"x": X[:, :, :15]}, "expected windows of 16 samples, as the first person has, found 15"),
         ({"x": WITH_NAN}, "NaN or infinite values in x of 1 of 4 windows, first in window 2"),
         ({"x": WITH_INFINITE}, "NaN or infinite values in x of 1 of 4 windows, first in window 3"),
         ({"x": X.astype(float) * 1e300}, "NaN or infinite values in x of 4 of 4 windows"),

@@ -203,7 +203,7 @@ def _running_mean(run: Path) -> torch.Tensor:
 
 def test_an_encoder_that_does_not_fit_the_data_is_refused_by_name(runs: Path, config_file: Path) -> None:
     run = make_run(runs / "mine", config_file)
-    with pytest.raises(UserError, match=r"'watch'.*'synthetic'.*samples 64, found 128"):
+    with pytest.raises(UserError, match=r"'watch'.*'synthetic'; the size is 128 samples, expected 64 samples"):
         main(["--encoder", str(run), "data.name=watch", *FEW])
     assert not (run / "probe.json").exists()
 

@@ -62,7 +62,7 @@ def test_feature_targets_are_standardised_for_each_person(windows: Windows) -> N
     for person in windows.people:
         own = prepare(only("features"), windows.of([person])).extras["features"]
         torch.testing.assert_close(everybody[torch.from_numpy(windows.subject == person)], own)
-        spread = expert_features(torch.from_numpy(windows.of([person]).x), windows.meta).std(dim=0)
+        spread = expert_features(torch.from_numpy(windows.of([person]).x), windows.meta.spec).std(dim=0)
         plain = (own.abs().amax(dim=0) < 5) & (spread > 0.01)  # nothing was cut off, and rounding is small beside it
         assert plain.sum() > own.shape[1] / 2
         torch.testing.assert_close(own.mean(dim=0)[plain], torch.zeros(int(plain.sum())), atol=1e-3, rtol=0)
@@ -173,7 +173,7 @@ def test_a_head_takes_one_window_by_what_it_saw_before() -> None:
 def context_of(windows: Windows, **changes: object) -> TaskContext:
     """What a task may know of these windows, encoded to 16 numbers and 8 tokens of 8."""
     std = torch.from_numpy(ChannelStatistics.of(windows).std).float()
-    channels = Channels(windows.meta.triads, std, windows.meta.rate)
+    channels = Channels(windows.meta.spec, std)
     transform, samples = compose(configure().views.transforms), windows.x.shape[2]
     context = TaskContext(channels, transform, samples, 16, 8, 8, samples // 8, True, "transformer", 0)
     return replace(context, **changes)
@@ -231,7 +231,7 @@ def test_default_contrastive_views_keep_gravity() -> None:
     """While a real arm is nearly still, its mean acceleration turns by hardly more than the tilt."""
     watch = load(load_config(DEFAULTS).data)[0]
     task = TASKS["contrastive"](configure().tasks["contrastive"], context_of(watch))
-    acceleration = list(next(t for t in watch.meta.triads if t.kind == "total_acc").channels)
+    acceleration = list(next(t for t in watch.meta.spec.triads if t.kind == "total_acc").channels)
     x = torch.from_numpy(watch.x)
     still = x[:, acceleration].std(dim=2).sum(dim=1).argsort()[:200]
     views = task.views(plain_batch(x[still]), make_generator(2))[0][0].x[:200, acceleration].mean(dim=2)

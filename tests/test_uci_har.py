@@ -118,9 +118,9 @@ def test_the_official_split_classes_units_and_sensors(uci_har_zip):
         "standing",
         "laying",
     )
-    assert [triad.kind for triad in train.meta.triads] == ["body_acc", "gyro", "total_acc"]
-    assert train.meta.units == ("g",) * 3 + ("rad/s",) * 3 + ("g",) * 3
-    assert train.meta.rate == 50.0
+    assert [triad.kind for triad in train.meta.spec.triads] == ["body_acc", "gyro", "total_acc"]
+    assert train.meta.spec.units == ("g",) * 3 + ("rad/s",) * 3 + ("g",) * 3
+    assert train.meta.spec.rate == 50.0
     assert train.features is None
     assert train.meta.feature_names == ()
     gravity = np.linalg.norm(train.x[:, 6:9], axis=1)

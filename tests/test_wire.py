@@ -168,7 +168,7 @@ def reply_of(partition: int) -> dict[str, MetricRecord | ArrayRecord]:
 def introduction_of(partition: int) -> dict[str, MetricRecord | ConfigRecord]:
     sums = {"count": 1280, "total": [0.0, 1.0, 2.0], "squares": [1280.0, 1280.0, 1280.0]}
     metrics = {"partition-id": partition, "person": partition + 1, "num-examples": 10} | sums
-    sensors = {"data": "watch", "channels": list("xyz"), "units": ["g"] * 3, "rate": 50.0, "samples": 128}
+    sensors = {"data": "watch", "channels": list("xyz"), "units": ["g"] * 3, "size": [128], "rate": 50.0}
     return {"metrics": MetricRecord(metrics), "sensors": ConfigRecord(sensors)}
 
 
@@ -263,7 +263,7 @@ def test_an_introduction_of_any_records_leaves_the_honest_ones(answers: Answers,
         log.lines.clear()
         federation = Introductions(answers.grid, config.federation, manifest).wait_for_members()
         assert {1, 2} <= {member.partition for member in federation.members} or federation.members[0].partition == 0
-        assert federation.meta.channels == ("x", "y", "z")
+        assert federation.meta.spec.channels == ("x", "y", "z")
         assert np.isfinite([*federation.statistics.mean, *federation.statistics.std]).all()
         check_log_and_manifest(log, manifest, 11)
 
@@ -273,10 +273,17 @@ def test_an_introduction_of_any_records_leaves_the_honest_ones(answers: Answers,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"channels": ["a", "b", "c"]}, "measures channels ('a', 'b', 'c'), the others ('x', 'y', 'z')"),
-        ({"samples": 10**12}, "sensors.samples: Input should be less than or equal to 1000000"),
-        ({"units": ["g"]}, "found 1 units for 3 channels"),
-        ({"data": "x" * 10**6}, "sensors.data: String should have at most 100 characters"),
+        (
+            {"channels": list("axy")},
+            "does not measure what the others do: missing channels: z; unknown channels: a",
+        ),
+        ({"data": "other"}, "has the data set 'other', the others 'watch'"),
+        ({"size": [10**12]}, "expected a size of at most 1000000 values a channel, found 1000000000000 samples"),
+        ({"size": [10**12, 0]}, "sensors.size.1: Input should be greater than 0"),
+        ({"size": [1] * 1000}, "sensors.size: Tuple should have at most 2 items"),
+        ({"size": [8, 16]}, "expected a rate (Hz) of windows, and none of images; found 8 x 16 pixels and rate 50.0"),
+        ({"units": ["g"]}, "expected a unit for each of 3 channels, found ['g']"),
+        ({"data": "x" * 10**6}, "data: String should have at most 100 characters"),
     ],
 )
 def test_the_first_client_alone_does_not_tell_what_all_measure(

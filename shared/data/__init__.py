@@ -49,7 +49,7 @@ def load(settings: DataSettings) -> tuple[Windows, Windows]:
     statistics = {
         windows.people[0]: ChannelStatistics.of(windows) for part in (train, test) for windows in each_person(part)
     }
-    warn_of_constant(statistics, train.meta.channels)
+    warn_of_constant(statistics, train.meta.spec.channels)
     return train, test
 
 

@@ -51,11 +51,12 @@ def _settings(options: argparse.Namespace) -> DataSettings:
 def info(settings: DataSettings, console: Console) -> None:
     """Load a data set and print who did what, how it was recorded and what was checked."""
     train, test = load(settings)
-    meta, samples = train.meta, train.x.shape[2]
+    meta, time = train.meta, train.meta.spec.time
     shipped = f", {len(meta.feature_names)} features shipped" if meta.feature_names else ""
     console.print(f"[bold]{meta.name}[/]: {len(train)} training and {len(test)} test windows")
     console.print(
-        f"{len(meta.channels)} channels of {samples} samples at {meta.rate:g} Hz ({samples / meta.rate:g} s){shipped}"
+        f"{len(meta.spec.channels)} channels of {time.samples} samples at {time.rate:g} Hz ({time.seconds:g} s)"
+        f"{shipped}"
     )
     console.print(_people_table(train, test))
     console.print(_channel_table(train, test))
@@ -87,7 +88,7 @@ def _channel_table(train: Windows, test: Windows) -> Table:
         table.add_column(f"{part} mean", justify="right")
         table.add_column(f"{part} std", justify="right")
     parts = [ChannelStatistics.of(windows) if len(windows) else None for windows in (train, test)]
-    for channel, (name, unit) in enumerate(zip(train.meta.channels, train.meta.units, strict=True)):
+    for channel, (name, unit) in enumerate(zip(train.meta.spec.channels, train.meta.spec.units, strict=True)):
         cells: list[str] = []
         for sums in parts:
             cells += ["-", "-"] if sums is None else [f"{sums.mean[channel]:+.4f}", f"{sums.std[channel]:.4f}"]

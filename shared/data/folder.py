@@ -5,7 +5,7 @@
     {
       "name": "my-study",
       "rate": 50.0,                                     samples per second (Hz), above 0
-      "channels": ["total_acc_x", "total_acc_y", ...],  C names; see ``shared.data.windows.Meta``
+      "channels": ["total_acc_x", "total_acc_y", ...],  C names; see ``shared.data.spec.InputSpec``
       "units": ["g", "g", ...],                         one per channel; "g" and "rad/s" for known sensors
       "classes": ["sitting", "walking", ...],           activity names; label k is the k-th of them; may be empty
       "test_people": [3, 7],                            these test, all others train; may be empty
@@ -30,16 +30,16 @@ import re
 import secrets
 import shutil
 from collections import Counter
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, PositiveFloat, ValidationError
+from pydantic import Field, ValidationError
 
 from shared.data.archive import DAMAGE
 from shared.data.partition import each_person
+from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows, expected_labels
 from shared.errors import UserError, nearest
 from shared.files import open_atomic, write_atomic
@@ -50,14 +50,15 @@ DESCRIPTION = "dataset.json"
 _PERSON = re.compile(r"person_(\d+)\.npz")
 
 
-class Description(BaseModel):
-    """The content of ``dataset.json``; the module's docstring explains the fields."""
+class Description(Settings):
+    """The content of ``dataset.json``; the module's docstring explains the fields.
 
-    model_config = Settings.model_config
+    It does not tell T, the files of the people do: with it, rate, channels and units become an ``InputSpec``.
+    """
 
     name: str = Field(min_length=1)
-    rate: PositiveFloat
-    channels: tuple[str, ...] = Field(min_length=1)
+    rate: float
+    channels: tuple[str, ...]
     units: tuple[str, ...]
     classes: tuple[str, ...]
     test_people: tuple[int, ...]
@@ -105,9 +106,9 @@ class PersonFiles:
         if path is None:
             raise UserError("data set folder needs a path: set data.path to the folder that holds dataset.json")
         description = _read_description(path)
-        self.meta = _meta(description, path / DESCRIPTION)
         self._files = _person_files(path)
         self.people = sorted(self._files)
+        self.meta = _meta(description, path / DESCRIPTION, _size(self._files[self.people[0]]))
         self.test_people = description.test_people
         if missing := sorted(set(self.test_people) - set(self.people)):
             raise UserError(
@@ -120,19 +121,7 @@ class PersonFiles:
         Raises:
             UserError: A damaged file, or windows that do not fit.
         """
-        windows = _read_person(self._files[person], person, self.meta)
-        if (found := windows.x.shape[2]) != self._samples:
-            raise UserError(
-                f"{self._files[person]}: expected windows of {self._samples} samples as in "
-                f"{self._files[self.people[0]].name}, found {found}"
-            )
-        return windows
-
-    @cached_property
-    def _samples(self) -> int:
-        """T of the first person."""
-        first = self.people[0]
-        return int(_read_person(self._files[first], first, self.meta).x.shape[2])
+        return _read_person(self._files[person], person, self.meta)
 
 
 def load_own(path: Path) -> Windows:
@@ -153,7 +142,8 @@ def load_own(path: Path) -> Windows:
             f"the node's data folder {path} must hold the windows of exactly one person, who trains; found training "
             f"people {train} and test people {sorted(set(files) & test_people)}"
         )
-    return _read_person(files[train[0]], train[0], _meta(description, path / DESCRIPTION))
+    (person,) = train
+    return _read_person(files[person], person, _meta(description, path / DESCRIPTION, _size(files[person])))
 
 
 def write_folder(folder: Path, train: Windows, test: Windows) -> None:
@@ -187,7 +177,7 @@ def write_folder(folder: Path, train: Windows, test: Windows) -> None:
 
 
 def _check_parts(train: Windows, test: Windows) -> None:
-    if train.meta != test.meta or train.x.shape[1:] != test.x.shape[1:]:
+    if train.meta != test.meta:
         raise UserError(
             f"training and test windows differ: {train.meta.name} {train.x.shape} and {test.meta.name} {test.x.shape}"
         )
@@ -200,9 +190,9 @@ def _check_parts(train: Windows, test: Windows) -> None:
 def _describe(meta: Meta, test_people: list[int]) -> str:
     description = Description(
         name=meta.name,
-        rate=meta.rate,
-        channels=meta.channels,
-        units=meta.units,
+        rate=meta.spec.time.rate,
+        channels=meta.spec.channels,
+        units=meta.spec.units,
         classes=meta.classes,
         test_people=tuple(test_people),
         feature_names=meta.feature_names,
@@ -241,6 +231,8 @@ def _complaints(error: ValidationError) -> list[str]:
                 complaints.append(f"unknown field {field!r}{nearest(field, Description.model_fields)}")
             case "missing":
                 complaints.append(f"the field {field!r} is missing")
+            case "value_error":
+                complaints.append(str(detail["ctx"]["error"]))
             case "json_invalid":
                 complaints.append(f"expected JSON, found what is none ({detail['msg']})")
             case _:
@@ -248,32 +240,31 @@ def _complaints(error: ValidationError) -> list[str]:
     return complaints
 
 
-def _meta(description: Description, place: Path) -> Meta:
-    """Turn the description into a ``Meta``, once its lists fit together and the units are known ones."""
-    for field in ("channels", "classes", "feature_names"):
+def _meta(description: Description, place: Path, size: tuple[int, ...]) -> Meta:
+    """Turn the description into a ``Meta``, once its lists fit together and the units are known ones.
+
+    Args:
+        description: What was read.
+        place: Its file.
+        size: Of the windows.
+    """
+    for field in ("classes", "feature_names"):
         if twice := [name for name, count in Counter(getattr(description, field)).items() if count > 1]:
             raise UserError(f"{place}: {field} must be unique, found {', '.join(twice)} more than once")
     if not all(description.classes):
         raise UserError(f"{place}: classes must have names, found an empty one, which stands for no label")
-    channels, units = description.channels, description.units
-    if len(units) != len(channels) or not all(units):
-        raise UserError(f"{place}: expected a unit for each of {len(channels)} channels, found {list(units)}")
-    meta = Meta(
-        name=description.name,
-        channels=channels,
-        units=units,
-        rate=description.rate,
-        classes=description.classes,
-        feature_names=description.feature_names,
-    )
-    for triad in meta.triads:
+    try:
+        spec = InputSpec(channels=description.channels, units=description.units, size=size, rate=description.rate)
+    except ValidationError as error:
+        raise UserError(f"{place}: {'; '.join(_complaints(error))}") from error
+    for triad in spec.triads:
         for channel in triad.channels:
-            if units[channel] != (unit := SENSORS[triad.kind].unit):
+            if spec.units[channel] != (unit := SENSORS[triad.kind].unit):
                 raise UserError(
-                    f"{place}: channel {channels[channel]!r} must be in {unit}, found {units[channel]!r}; convert "
-                    "the windows, or name the channel otherwise"
+                    f"{place}: channel {spec.channels[channel]!r} must be in {unit}, found {spec.units[channel]!r}; "
+                    "convert the windows, or name the channel otherwise"
                 )
-    return meta
+    return Meta(description.name, spec, description.classes, description.feature_names)
 
 
 def _person_files(folder: Path) -> dict[int, Path]:
@@ -298,13 +289,26 @@ def _read_person(path: Path, person: int, meta: Meta) -> Windows:
     expected = {"x", "features"} if meta.feature_names else {"x"}
     if set(arrays) - {"y"} != expected:
         raise UserError(f"{path}: expected the arrays {sorted(expected)} and optionally y, found {sorted(arrays)}")
-    x = _floats(path, "x", arrays["x"], (None, len(meta.channels), None))
+    x = _floats(path, "x", arrays["x"], (None, len(meta.spec.channels), None))
+    if x.shape[2:] != meta.spec.size:
+        raise UserError(
+            f"{path}: expected windows of {meta.spec.time.samples} samples, as the first person has, found {x.shape[2]}"
+        )
     features = None
     if meta.feature_names:
         features = _floats(path, "features", arrays["features"], (len(x), len(meta.feature_names)))
     y = _labels(path, arrays["y"], len(x), meta.classes) if "y" in arrays else np.full(len(x), UNLABELLED, np.int64)
-    check_units(str(path), meta.channels, x)
+    check_units(str(path), meta.spec.channels, x)
     return Windows(x, y, np.full(len(x), person, np.int64), meta, features)
+
+
+def _size(path: Path) -> tuple[int, ...]:
+    """Return the size, (T,), of a person's windows; what else is in the file is left to ``_read_person``."""
+    x = _read_arrays(path).get("x")
+    if x is None or x.ndim != 3 or not x.shape[2]:
+        found = "none" if x is None else f"{x.dtype} {x.shape}"
+        raise UserError(f"{path}: expected x as float (N, C, T) with 1 or more samples T, found {found}")
+    return x.shape[2:]
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:

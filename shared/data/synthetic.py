@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from shared.data.spec import InputSpec
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
 
@@ -19,8 +20,12 @@ WINDOWS = 24
 """Windows per person and class."""
 SAMPLES = 64
 RATE = 50.0
-CHANNELS = ("total_acc_x", "total_acc_y", "total_acc_z", "gyro_x", "gyro_y", "gyro_z")
-UNITS = ("g", "g", "g", "rad/s", "rad/s", "rad/s")
+SPEC = InputSpec(
+    channels=("total_acc_x", "total_acc_y", "total_acc_z", "gyro_x", "gyro_y", "gyro_z"),
+    units=("g", "g", "g", "rad/s", "rad/s", "rad/s"),
+    size=(SAMPLES,),
+    rate=RATE,
+)
 
 CLASSES = ("walking", "running", "standing", "lying")
 GRAVITY = np.array([[0.0, 0.1, 1.0], [0.2, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.1, 0.0]])
@@ -45,7 +50,7 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
         raise UserError(f"data set synthetic is made up and takes no path, found {path}; set data.path to null")
     people = np.repeat(np.arange(1, PEOPLE + 1), len(CLASSES) * WINDOWS)
     labels = np.tile(np.repeat(np.arange(len(CLASSES)), WINDOWS), PEOPLE)
-    meta = Meta("synthetic", CHANNELS, UNITS, RATE, CLASSES)
+    meta = Meta("synthetic", SPEC, CLASSES)
     windows = Windows(_signals(people, labels).astype(np.float32), labels, people, meta)
     test = np.isin(people, TEST_PEOPLE)
     return windows[~test], windows[test]

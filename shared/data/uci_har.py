@@ -19,16 +19,20 @@ from numpy.typing import NDArray
 
 from shared.data.archive import Archive, open_archive
 from shared.data.cache import cache_folder, fetch, store
+from shared.data.spec import InputSpec
 from shared.data.text import parse_table, refuse
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
 
-RATE = 50.0
 SAMPLES = 128
 SIGNALS = tuple(f"{sensor}_{axis}" for sensor in ("body_acc", "body_gyro", "total_acc") for axis in "xyz")
 """File name stems of the channels. What the files call body_gyro is the gyroscope as it is."""
-CHANNELS = tuple(signal.replace("body_gyro", "gyro") for signal in SIGNALS)
-UNITS = tuple("rad/s" if "gyro" in channel else "g" for channel in CHANNELS)
+SPEC = InputSpec(
+    channels=tuple(signal.replace("body_gyro", "gyro") for signal in SIGNALS),
+    units=tuple("rad/s" if "gyro" in signal else "g" for signal in SIGNALS),
+    size=(SAMPLES,),
+    rate=50.0,
+)
 
 INNER_ZIP = "UCI HAR Dataset.zip"
 LABELS = "activity_labels.txt"
@@ -66,7 +70,7 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
             the environment variable FEDHAR_UCI_HAR, or else the downloaded zip.
 
     Returns:
-        (train, test): x (N, 9, 128) with the channels ``CHANNELS``, labels in the order of activity_labels.txt,
+        (train, test): x (N, 9, 128) as ``SPEC`` says, labels in the order of activity_labels.txt,
         and the 561 features where the files X_train.txt and X_test.txt are there.
 
     Raises:
@@ -80,7 +84,7 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
         arrays = _parse(archive)
         _keep(cached, arrays)
     names = [tuple(str(name) for name in arrays[key]) for key in ("classes", "feature_names")]
-    meta = Meta("uci_har", CHANNELS, UNITS, RATE, classes=names[0], feature_names=names[1])
+    meta = Meta("uci_har", SPEC, classes=names[0], feature_names=names[1])
     train, test = (_windows(arrays, part, meta) for part in ("train", "test"))
     return train, test
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from shared.data.spec import InputSpec
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
 from shared.files import sha256_of
@@ -21,10 +22,13 @@ from shared.files import sha256_of
 SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 SAMPLES = 128
 STEP = 64
-RATE = 50.0
 TEST_PEOPLE = (8, 9, 10)
-CHANNELS = ("total_acc_x", "total_acc_y", "total_acc_z", "gyro_x", "gyro_y", "gyro_z")
-UNITS = ("g", "g", "g", "rad/s", "rad/s", "rad/s")
+SPEC = InputSpec(
+    channels=("total_acc_x", "total_acc_y", "total_acc_z", "gyro_x", "gyro_y", "gyro_z"),
+    units=("g", "g", "g", "rad/s", "rad/s", "rad/s"),
+    size=(SAMPLES,),
+    rate=50.0,
+)
 
 
 def load(path: Path | None) -> tuple[Windows, Windows]:
@@ -67,7 +71,7 @@ def _cut(recordings: Mapping[str, Any]) -> Windows:
     """Cut each (time, 6) recording into (windows, 6, 128); what is left at its end is dropped."""
     parts = [sliding_window_view(signal, SAMPLES, axis=0)[::STEP] for signal in recordings["X"]]
     counts = [len(part) for part in parts]
-    meta = Meta("watch", CHANNELS, UNITS, RATE, tuple(recordings["y_labels"]))
+    meta = Meta("watch", SPEC, tuple(recordings["y_labels"]))
     return Windows(
         x=np.concatenate(parts).astype(np.float32),
         y=np.repeat(recordings["y"], counts).astype(np.int64),

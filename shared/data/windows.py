@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.data.spec import InputSpec
 from shared.errors import UserError
-from shared.plausible import Triad, find_triads
 
 UNLABELLED = -1
 """The label of a window whose activity nobody has told."""
@@ -18,36 +18,26 @@ class Meta:
 
     Args:
         name: The data set.
-        channels: C channel names; ``[place_]total_acc_x``, ``[place_]body_acc_x`` and ``[place_]gyro_x`` (and
-            y, z) are known as three-axis sensors, any other name is a channel of its own.
-        units: C units, "g" for acceleration and "rad/s" for gyroscopes.
-        rate: Samples per second (Hz).
+        spec: What one window is.
         classes: Activity names; label k is ``classes[k]``.
         feature_names: Names of the F features that the data set ships, empty where it ships none.
     """
 
     name: str
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    rate: float
+    spec: InputSpec
     classes: tuple[str, ...]
     feature_names: tuple[str, ...] = ()
-
-    @property
-    def triads(self) -> tuple[Triad, ...]:
-        """The complete three-axis sensors among the channels, in channel order."""
-        return find_triads(self.channels)
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """N windows of C channels by T samples, with everything known of each window.
+    """N windows, with everything known of each.
 
     Indexing (a slice, a boolean mask or an index array) keeps all fields together, so that no window can
     ever be paired with another one's label or person.
 
     Args:
-        x: float32 (N, C, T) in physical units.
+        x: float32 (N, ``*meta.spec.shape``) in physical units.
         y: int64 (N,) labels: indices of ``meta.classes``, or ``UNLABELLED``.
         subject: int64 (N,) person ids.
         meta: What the numbers mean.
@@ -65,13 +55,9 @@ class Windows:
 
     def __post_init__(self) -> None:
         n, name = len(self.x), self.meta.name
-        if self.x.ndim != 3 or self.x.dtype != np.float32:
-            raise UserError(f"{name}: windows must be float32 (N, C, T), found {self.x.dtype} of shape {self.x.shape}")
-        if self.x.shape[1] != len(self.meta.channels) or len(self.meta.units) != len(self.meta.channels):
-            raise UserError(
-                f"{name}: {self.x.shape[1]} channels in the windows, but {len(self.meta.channels)} channel names "
-                f"and {len(self.meta.units)} units"
-            )
+        if self.x.shape != (n, *self.meta.spec.shape) or self.x.dtype != np.float32:
+            wanted = ", ".join(map(str, ("N", *self.meta.spec.shape)))
+            raise UserError(f"{name}: windows must be float32 ({wanted}), found {self.x.dtype} of shape {self.x.shape}")
         columns = {"y": self.y, "subject": self.subject} | (
             {} if self.features is None else {"features": self.features}
         )
@@ -80,7 +66,7 @@ class Windows:
                 raise UserError(f"{name}: {n} windows, but {len(value)} rows of {field}")
         if n and not (self.y.min() >= UNLABELLED and self.y.max() < len(self.meta.classes)):
             raise UserError(f"{name}: {expected_labels(self.meta.classes)}, found {self.y.min()}..{self.y.max()}")
-        bad = ~np.isfinite(self.x).all(axis=(1, 2))
+        bad = ~np.isfinite(self.x).all(axis=tuple(range(1, self.x.ndim)))
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
             raise UserError(

@@ -185,7 +185,7 @@ def _augmented(
     classes, y = np.unique(train.y[rows], return_inverse=True)
     x = torch.from_numpy(train.x[rows]).to(encoder.mean.device)
     std = torch.as_tensor(ChannelStatistics.of(train).std, dtype=torch.float32, device=x.device)
-    channels, transform = Channels(train.meta.triads, std, train.meta.rate), compose(recipe.transforms)
+    channels, transform = Channels(train.meta.spec, std), compose(recipe.transforms)
     return Labelled(x, y, train.subject[rows], _with(transform, channels)), classes
 
 

@@ -75,8 +75,8 @@ def expert(settings: EncoderSettings, train: Windows, test: Windows) -> Represen
     """Expert time and frequency features of the windows; the settings play no part."""
     return Representation(
         lambda seed: (
-            expert_features(torch.from_numpy(train.x), train.meta).numpy(),
-            expert_features(torch.from_numpy(test.x), test.meta).numpy(),
+            expert_features(torch.from_numpy(train.x), train.meta.spec).numpy(),
+            expert_features(torch.from_numpy(test.x), test.meta.spec).numpy(),
         )
     )
 

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
+from math import prod
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -248,12 +249,12 @@ def _wire(run: Run) -> Wire:
 
 
 def _windows_bytes(run: Run, left: Sequence[Row]) -> int | None:
-    """Four bytes a value of every window: of all people, by channels and samples as the sensors' card tells them."""
+    """Four bytes a value of every window: of all people, of the shape that the card tells."""
     windows: int = sum(rows[-1]["num-examples"] for rows in run.people.values() if rows)
     if not run.finished or not windows:
         return None
     card = read_card(run.folder)
-    return 4 * windows * len(card.channels) * card.samples
+    return 4 * windows * prod(card.spec.shape)
 
 
 def _time(run: Run) -> Time:

@@ -48,10 +48,10 @@ class Crossmodal(Task):
     def __init__(self, settings: CrossmodalSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         shown = torch.zeros(2, context.channel_count, dtype=torch.bool)
-        for triad in context.channels.triads:
+        for triad in context.channels.spec.triads:
             shown[int(triad.kind == "gyro"), list(triad.channels)] = True
         if not shown.any(dim=1).all():
-            found = ", ".join(triad.kind for triad in context.channels.triads) or "no three-axis sensor"
+            found = ", ".join(triad.kind for triad in context.channels.spec.triads) or "no three-axis sensor"
             raise UserError(
                 "task 'crossmodal' compares accelerometers with gyroscopes; expected three-axis sensors of both kinds "
                 f"(channels such as total_acc_x and gyro_x, with y and z), found {found}: set "

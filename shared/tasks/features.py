@@ -41,7 +41,7 @@ def person_features(windows: Windows, encoder: Encoder, settings: FeaturesSettin
         UserError: Shipped features are asked for and the data set has none.
     """
     if settings.source == "computed":
-        features = expert_features(torch.from_numpy(windows.x), windows.meta)
+        features = expert_features(torch.from_numpy(windows.x), windows.meta.spec)
     elif windows.features is not None:
         features = torch.from_numpy(windows.features)
     else:
@@ -77,7 +77,7 @@ class Features(Task):
     @classmethod
     def extra_width(cls, settings: FeaturesSettings, meta: Meta) -> int:
         """F."""
-        return len(meta.feature_names if settings.source == "shipped" else feature_names(meta))
+        return len(meta.feature_names if settings.source == "shipped" else feature_names(meta.spec))
 
     def __init__(self, settings: FeaturesSettings, context: TaskContext) -> None:
         super().__init__(settings, context)

@@ -39,7 +39,7 @@ class Rotation(Classification):
     rotations: Tensor
 
     def __init__(self, settings: ClassificationSettings, context: TaskContext) -> None:
-        if not context.channels.triads:
+        if not context.channels.spec.triads:
             raise UserError(
                 "task 'rotation' turns three-axis sensors; expected channels such as total_acc_x, total_acc_y and "
                 f"total_acc_z, found none of these among {context.channel_count}: set tasks.rotation.enabled=false"
