@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from readme import ELSEWHERE, README, ROOT, commands, copy_checkout, run_all
 
+from shared.config import METHODS
+
 pytestmark = pytest.mark.slow
 
 
@@ -23,6 +25,13 @@ def test_every_command_on_shipped_data_runs_in_the_order_of_the_readme_and_then_
     assert blocks
     for block in blocks:
         subprocess.run([sys.executable, "-c", block], cwd=checkout, check=True)
+
+
+def test_every_command_of_the_page_on_methods_runs_and_it_lists_every_method(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    run_all(commands("sh", page), copy_checkout(tmp_path))
+    listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"(?m)^\| ([^|]*) \|", page))))
+    assert listed == set(METHODS)
 
 
 def test_what_runs_elsewhere_is_in_the_readme_and_is_run_there() -> None:
