@@ -137,7 +137,7 @@ def test_a_few_steps_on_real_recordings_lower_the_loss(name: str, overrides: lis
         optimizer.step()
         model.after_step(step / 60)
         history.append(float(loss.detach()))
-    first, last = sum(history[:5]), sum(history[-5:])
+    first, last = sum(history[1:6]), sum(history[-5:])  # the first step is easier: a queue is still empty
     assert last < first - 0.05 * abs(first)
 
 
