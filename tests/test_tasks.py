@@ -30,7 +30,7 @@ VARIANTS = [
     ("contrastive", ["tasks.contrastive.objective=barlow_twins"]),
     ("features", ["tasks.features.mode=align"]),
     ("mae", ["tasks.mae.visible_only=false"]),
-    ("mae", ["tasks.mae.visible_only=false", "tasks.mae.mask.kind=sensor", "tasks.mae.normalise=false"]),
+    ("mae", ["tasks.mae.visible_only=false", "tasks.mae.mask.kind=sensor", "tasks.mae.normalise=true"]),
     ("codes", ["tasks.codes.source=patches", "tasks.codes.mask.kind=random"]),
 ]
 

@@ -66,10 +66,14 @@ class Wav2vec2(Task):
         check_maskable(settings.mask, context.channels, context.positions)
         self.settings, self.context = settings, context
         self.shape = (settings.groups, settings.codes)
+        score = nn.Linear(settings.hidden, settings.groups * settings.codes)
+        # As in the authors' code: codes that the noise decides on tell nothing of a patch, and would never begin to.
+        nn.init.normal_(score.weight)
         self.choose = nn.Sequential(
             nn.Linear(context.channel_count * context.stride, settings.hidden),
             nn.GELU(),
-            nn.Linear(settings.hidden, settings.groups * settings.codes),
+            nn.LayerNorm(settings.hidden),
+            score,
         )
         width = -(-settings.projection // settings.groups)
         self.codebook = nn.Parameter(torch.rand(*self.shape, width))
