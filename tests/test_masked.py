@@ -39,7 +39,8 @@ seeds = st.integers(0, 2**31)
 def cut(count: int = 6, samples: int = 64) -> Windows:
     """Some windows; with samples that no encoder's stride divides, the last position is shorter."""
     windows = synthetic_windows()[:count]
-    return replace(windows, x=windows.x[:, :, :samples].copy())
+    spec = windows.meta.spec.model_copy(update={"size": (samples,)})
+    return replace(windows, x=windows.x[:, :, :samples].copy(), meta=replace(windows.meta, spec=spec))
 
 
 def masked(task: str, encoder: str, kind: str, *overrides: str) -> Config:
@@ -354,8 +355,7 @@ def encoder_of(windows: Windows, name: str = "transformer") -> Encoder:
 @pytest.mark.parametrize("source", ["patches", "features", "tokens"])
 @pytest.mark.parametrize("name", ["fcn", "resnet1d", "transformer"])
 def test_codes_depend_on_the_windows_alone(source: str, name: str) -> None:
-    windows = synthetic_windows()
-    windows = replace(windows, x=windows.x[:, :, :60].copy())
+    windows = cut(len(synthetic_windows()), samples=60)
     encoder = encoder_of(windows, name)
 
     def make(seed: int) -> Tensor:

@@ -14,6 +14,7 @@ from pytorch_metric_learning.losses import NTXentLoss
 from torch import Generator, Tensor
 
 from shared.config import DEFAULTS, load_config
+from shared.data.spec import InputSpec
 from shared.data.windows import Windows
 from shared.encoders import ENCODERS
 from shared.errors import UserError
@@ -47,7 +48,8 @@ def recordings(*channels: str, samples: int = 64, n: int = 6) -> Windows:
         for name in ([f"{channel}_{axis}" for axis in "xyz"] if channel.endswith(KINDS) else [channel])
     )  # fmt: skip
     x = torch.randn(n, len(names), samples, generator=generator(n)).numpy()
-    meta = replace(synthetic_windows().meta, channels=names, units=("g",) * len(names))
+    spec = InputSpec(channels=names, units=("g",) * len(names), size=(samples,), rate=50.0)
+    meta = replace(synthetic_windows().meta, spec=spec)
     return Windows(x, np.zeros(n, dtype=np.int64), np.ones(n, dtype=np.int64), meta)
 
 
