@@ -5,7 +5,7 @@ import torch
 
 from shared.encoders import View
 from shared.model import grouped
-from tests.pretext import batch_of, build, configure, draw, losses, synthetic_windows
+from tests.pretext import batch_of, build, configure, draw, losses, only, synthetic_windows
 
 pytestmark = pytest.mark.numerics
 
@@ -50,3 +50,27 @@ def test_views_together_are_what_they_are_alone() -> None:
             alone = model.encoder.encode(views[member], model.blank)
             torch.testing.assert_close(part.pooled, alone.pooled, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(part.tokens, alone.tokens, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["moco", "dino"])
+def test_what_moves_after_a_step_has_seen_all_parts_once(task: str) -> None:
+    """A step that cuts the batch, and asks for losses at other weights, leaves the queue and the centre as one pass."""
+    config, windows = only(task, "encoder.norm=group"), synthetic_windows()[:20]
+    batch = batch_of(config, windows, model := build(config, windows))
+    drawn = [model.draw(part, torch.Generator().manual_seed(part.part)) for part in batch.split(3)]
+    other = {name: value + 0.1 for name, value in model.named_parameters()}
+    model.losses(drawn, torch.float32)
+    model.losses(drawn[1:], torch.float32, weights=other)
+    moved = model.tasks[task]
+    moved.after_step(0.5)
+    if task == "moco":
+        assert int(moved.written) == 2 * 20
+        keys = [moved.slow_head(model.teacher.module.encode(part.views[0][1]).pooled) for part in drawn]
+        torch.testing.assert_close(moved.queued, torch.nn.functional.normalize(torch.cat(keys)), atol=1e-4, rtol=1e-3)
+    else:
+        slow = moved.distillation.slow_head
+        scores = torch.cat([slow(model.teacher.module.encode(part.views[0][1]).pooled) for part in drawn])
+        torch.testing.assert_close(moved.distillation.centre, 0.1 * scores.mean(dim=0), atol=1e-4, rtol=1e-3)
+    before = {name: value.clone() for name, value in moved.state_dict().items()}
+    moved.after_step(0.5)
+    assert all(torch.equal(value, before[name]) for name, value in moved.state_dict().items())

@@ -69,11 +69,13 @@ class Batch(NamedTuple):
         x: (N, C, T) in physical units.
         standardised: The same with training mean 0 and standard deviation 1 in each channel.
         extras: What was computed of these windows before, by the name of the task that asked for it; N rows each.
+        part: Its number, where a step has cut a batch into parts.
     """
 
     x: Tensor
     standardised: Tensor
     extras: Mapping[str, Tensor]
+    part: int = 0
 
     def split(self, parts: int) -> list["Batch"]:
         """Cut into nearly equal parts."""
@@ -81,8 +83,8 @@ class Batch(NamedTuple):
             return [self]
         columns = [column.tensor_split(parts) for column in (self.x, self.standardised, *self.extras.values())]
         return [
-            Batch(x, standardised, dict(zip(self.extras, extras, strict=True)))
-            for x, standardised, *extras in zip(*columns, strict=True)
+            Batch(x, standardised, dict(zip(self.extras, extras, strict=True)), part)
+            for part, (x, standardised, *extras) in enumerate(zip(*columns, strict=True))
         ]
 
 
@@ -92,6 +94,26 @@ class Draw(NamedTuple):
     batch: Batch
     views: tuple[list[View], ...]
     memories: tuple[Any, ...]
+
+
+class UntilStep:
+    """What a loss has seen of each part of a batch, until the step is taken.
+
+    A step may call a loss more than once for a part, at other weights later: the first time counts.
+    """
+
+    def __init__(self) -> None:
+        self._of_parts: dict[int, Tensor] = {}
+
+    def keep(self, batch: Batch, value: Tensor) -> None:
+        """Keep a value (M, ...) of a part of the batch."""
+        self._of_parts.setdefault(batch.part, value)
+
+    def take(self) -> Tensor | None:
+        """Return the values of all parts, one after the other, and forget them; None where there are none."""
+        parts = [value for _, value in sorted(self._of_parts.items())]
+        self._of_parts.clear()
+        return torch.cat(parts) if parts else None
 
 
 class Extra(Protocol):

@@ -72,7 +72,7 @@ class DINO(Task):
         """Cross-entropy over all pairs of different views, and KoLeo."""
         student, teacher = (part.pooled for part in encoded)
         n = len(batch.x)
-        targets = self.distillation.targets(teacher)
+        targets = self.distillation.targets(teacher, batch)
         self.code_shares = targets.mean(dim=0)
         scores = self.distillation.head(student)
         loss = self_distillation(

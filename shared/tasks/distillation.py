@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from shared.losses import NORM_FLOOR
-from shared.tasks.base import TaskSettings, mlp
+from shared.tasks.base import Batch, TaskSettings, UntilStep, mlp
 from shared.teacher import MovingAverage
 
 
@@ -86,18 +86,18 @@ class Distillation(nn.Module):
         self.slow_head = MovingAverage(self.head)
         self.register_buffer("centre", torch.zeros(settings.prototypes))
         self.register_buffer("temperature", torch.tensor(settings.teacher_temperature_at(0.0)))
-        self._mean: Tensor | None = None
+        self._scores = UntilStep()
 
     @torch.no_grad()
-    def targets(self, embeddings: Tensor) -> Tensor:
+    def targets(self, embeddings: Tensor, batch: Batch) -> Tensor:
         """Return the teacher's probabilities (M, K) of its embeddings (M, inputs), centred and sharpened."""
         scores: Tensor = self.slow_head(embeddings)
-        self._mean = scores.mean(dim=0)
+        self._scores.keep(batch, scores)
         return ((scores - self.centre) / self.temperature).softmax(dim=1)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Move the centre towards the mean of the last scores (equation 4), and set the next temperature."""
-        if self._mean is not None:
-            self.centre.lerp_(self._mean, 1 - self.settings.centre_momentum)
+        if (scores := self._scores.take()) is not None:
+            self.centre.lerp_(scores.mean(dim=0), 1 - self.settings.centre_momentum)
         self.temperature.fill_(self.settings.teacher_temperature_at(progress))

@@ -57,7 +57,7 @@ class IBOT(Task):
     def loss(self, encoded: list[Encoded], memory: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy, mean over the masked positions, bool (N, L)."""
         student, teacher = (part.tokens[memory] for part in encoded)
-        targets = self.distillation.targets(teacher)
+        targets = self.distillation.targets(teacher, batch)
         self.code_shares = targets.mean(dim=0)
         return F.cross_entropy(self.distillation.head(student) / self.settings.student_temperature, targets)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shared.encoders import Encoded
 from shared.losses import cosine_info_nce, unit_length
-from shared.tasks.base import Batch, TaskContext, TaskSettings, mlp
+from shared.tasks.base import Batch, TaskContext, TaskSettings, UntilStep, mlp
 from shared.tasks.two_views import TwoViews
 from shared.teacher import MovingAverage
 
@@ -63,7 +63,7 @@ class MoCo(TwoViews):
         self.slow_head = MovingAverage(self.head)
         self.register_buffer("queue", torch.zeros(settings.queue, settings.projection))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
-        self._keys = self.queue[:0]
+        self._keys = UntilStep()
 
     @property
     def queued(self) -> Tensor:
@@ -74,9 +74,10 @@ class MoCo(TwoViews):
         """InfoNCE (He et al. 2020, equation 1), as a mean over both directions."""
         student, teacher = encoded
         first, second = self.head(student.pooled).chunk(2)
-        self._keys = unit_length(self.slow_head(teacher.pooled))
+        keys = unit_length(self.slow_head(teacher.pooled))
+        self._keys.keep(batch, keys)
         self.projections = first.detach()
-        first_key, second_key = self._keys.chunk(2)
+        first_key, second_key = keys.chunk(2)
         temperature = self.settings.temperature
         return (
             cosine_info_nce(first, second_key, temperature, self.queued)
@@ -85,10 +86,11 @@ class MoCo(TwoViews):
 
     def after_step(self, progress: float) -> None:
         """Write the keys of the batch over the oldest ones."""
-        count, size = len(self._keys), len(self.queue)
-        kept = torch.arange(max(count - size, 0), count, device=self.queue.device)
-        self.queue[(self.written + kept) % size] = self._keys[kept]
-        self.written += count
+        if (keys := self._keys.take()) is not None:
+            count, size = len(keys), len(self.queue)
+            kept = torch.arange(max(count - size, 0), count, device=self.queue.device)
+            self.queue[(self.written + kept) % size] = keys[kept]
+            self.written += count
 
     def after_new_encoder(self) -> None:
         """Empty the queue, where the configuration says so: its keys were made before."""
