@@ -14,23 +14,26 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.steps import step_times
-from shared.config import DEFAULTS, METHODS, Config, load_config
+from shared.config import DEFAULTS, METHODS, Config, differences, load_config
+from shared.data import training_people
 from shared.errors import UserError, choose, run_command
 from shared.evaluate import ProbeReport
 from shared.files import write_atomic
 from shared.runs import EXCHANGE, runs_root
+from shared.settings import Way
 
 ROOT = DEFAULTS.parents[1]
-WAYS = ("centralized", "federated")
+WAYS: tuple[Way, ...] = ("centralized", "federated")
 PROTOCOLS = ("linear", "knn", "finetune")
 REGIMES = ("1", "all")
 BASELINES = ("features", "random", "supervised")
@@ -78,9 +81,13 @@ def main(arguments: list[str]) -> None:
         *options.overrides,
     ]
     configs = {name: load_config(options.config, budget, name) for name in options.methods}
+    people = len(training_people(next(iter(configs.values())).data).ids)
+    least = min(people, next(iter(configs.values())).federation.min_clients)
+    budget.append(f"federation.min_clients={least}")  # fewer where people are held out
+    configs = {name: load_config(options.config, budget, name) for name in options.methods}
     console = Console()
     trainings = [
-        _training(options.config, budget, configs[name], name, way, seed)
+        _training(options.config, budget, name, way, seed)
         for name, way, seed in product(options.methods, options.ways, range(options.seeds))
     ]
     _do("training", trainings, options.jobs, console)
@@ -93,7 +100,7 @@ def main(arguments: list[str]) -> None:
         for name, way in product(options.methods, options.ways)
     ]
     rows += [
-        _read(_baseline_name(baseline, configs[name]), "", runs_root() / f"{configs[name].name}-{baseline}", None)
+        _read(_baseline_name(baseline, configs[name]), None, runs_root() / f"{configs[name].name}-{baseline}", None)
         for name, baseline in beside
     ]
     with console.status("timing steps"):
@@ -144,29 +151,42 @@ class Job:
     done: bool
 
 
-def _training(config: Path, budget: Sequence[str], method: Config, name: str, way: str, seed: int) -> Job:
-    folder = _run(method, way, seed)
+def _training(path: Path, budget: Sequence[str], name: str, way: Way, seed: int) -> Job:
+    overrides = [*budget, f"seed={seed}"]
+    config = load_config(path, overrides, name)
+    folder = _run(config, way, seed)
     command = ["centralized_baseline"] if way == "centralized" else ["simulation", "--engine", "inprocess"]
-    command += ["--config", str(config), "--method", name, "--name", folder.name, *budget, f"seed={seed}"]
+    command += ["--config", str(path.resolve()), "--method", name, "--name", folder.name, *overrides]
     if (folder / "config.yaml").is_file():
+        if changed := differences(load_config(folder / "config.yaml"), config, way):
+            raise UserError(
+                f"the run {folder} was made with other settings ({'; '.join(changed)}): set name=OTHER for runs of "
+                "their own, or remove it"
+            )
         command.append("--resume")
     return Job(folder.name, tuple(command), (folder / "encoder.json").is_file())
 
 
-def _judgement(method: Config, way: str, options: argparse.Namespace) -> Job:
+def _judgement(method: Config, way: Way, options: argparse.Namespace) -> Job:
     series = _series(method, way)
     pattern = str(_run(method, way, 0)).removesuffix("0") + "{seed}"
     command = ["centralized_baseline.probe", "--encoder", pattern, "--protocols", *options.protocols]
-    done = _is_judged(series, options.protocols, options.seeds)
+    runs = [_run(method, way, seed) for seed in range(options.seeds)]
+    done = _is_judged(series, options.protocols, options.seeds, [run / "encoder.json" for run in runs])
     return Job(series.name, (*command, *_judging(options.seeds)), done)
 
 
 def _baseline(options: argparse.Namespace, budget: Sequence[str], name: str, method: Config, baseline: str) -> Job:
     folder = runs_root() / f"{method.name}-{baseline}"
     protocols = _protocols_of(baseline, options.protocols)
-    command = ["centralized_baseline.probe", "--config", str(options.config), "--method", name, "--encoder", baseline]
-    command += ["--protocols", *protocols, *_judging(options.seeds), *budget]
-    return Job(folder.name, tuple(command), _is_judged(folder, protocols, options.seeds))
+    settings = folder / "settings.yaml"  # a baseline's report does not say with what it was made
+    content = yaml.safe_dump(json.loads(json.dumps([method.data.model_dump(mode="json"), method.encoder.model_dump()])))
+    if folder.is_dir() and (not settings.is_file() or settings.read_text(encoding="utf-8") != content):
+        raise UserError(f"{folder} was made with other settings: set name=OTHER for runs of their own, or remove it")
+    write_atomic(settings, content)
+    command = ["centralized_baseline.probe", "--config", str(options.config.resolve()), "--method", name]
+    command += ["--encoder", baseline, "--protocols", *protocols, *_judging(options.seeds), *budget]
+    return Job(folder.name, tuple(command), _is_judged(folder, protocols, options.seeds, []))
 
 
 def _protocols_of(baseline: str, protocols: Sequence[str]) -> list[str]:
@@ -192,20 +212,24 @@ def _distinct_baselines(configs: Mapping[str, Config]) -> Iterator[tuple[str, st
 
 
 def _baseline_name(baseline: str, config: Config) -> str:
-    return baseline if baseline == "features" else f"{baseline}, {config.encoder.name}"
+    if baseline == "features":
+        return baseline
+    hidden = "" if config.encoder.hidden is None else f" with hidden={config.encoder.hidden}"
+    return f"{baseline}, {config.encoder.name}{hidden}"
 
 
-def _run(config: Config, way: str, seed: int) -> Path:
+def _run(config: Config, way: Way, seed: int) -> Path:
     return runs_root() / f"{config.name}-{way}-{seed}"
 
 
-def _series(config: Config, way: str) -> Path:
+def _series(config: Config, way: Way) -> Path:
     return runs_root() / f"{config.name}-{way}-seeds"
 
 
-def _is_judged(folder: Path, protocols: Sequence[str], seeds: int) -> bool:
+def _is_judged(folder: Path, protocols: Sequence[str], seeds: int, judged: Sequence[Path]) -> bool:
+    """Whether a report has all that is asked for, and is of what is there now."""
     path = folder / "probe.json"
-    if not path.is_file():
+    if not path.is_file() or any(one.is_file() and one.stat().st_mtime > path.stat().st_mtime for one in judged):
         return False
     results = ProbeReport.model_validate_json(path.read_bytes()).results
     # With all labels, what is not random is judged once.
@@ -226,22 +250,26 @@ def _do(what: str, jobs: Sequence[Job], side_by_side: int, console: Console) -> 
         bar = progress.add_task(what, total=len(jobs), completed=len(jobs) - len(left))
         with ThreadPoolExecutor(side_by_side) as pool:
             running = {pool.submit(_call, job): job for job in left}
-            for future in as_completed(running):
-                progress.advance(bar)
-                if reason := future.result():
-                    failed.append(f"{running[future].title}: {reason}")
-                elif not console.is_terminal:
-                    console.print(f"{what}: {running[future].title}", highlight=False)
+            try:
+                for future in as_completed(running):
+                    progress.advance(bar)
+                    if reason := future.result():
+                        failed.append(f"{running[future].title}: {reason}")
+                    elif not console.is_terminal:
+                        console.print(f"{what}: {running[future].title}", highlight=False)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C has reached those that run, too
+                raise
     if failed:
         raise UserError(f"{what}: {len(failed)} of {len(jobs)} failed:\n" + "\n".join(sorted(failed)))
 
 
 def _call(job: Job) -> str:
     """Run a command in a process of its own; return the end of what it said if it failed, else ""."""
-    environment = os.environ | {"FEDHAR_RUNS": str(runs_root()), "OMP_NUM_THREADS": "1"}
+    # From here, so that paths mean the same.
+    environment = os.environ | {"FEDHAR_RUNS": str(runs_root()), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [sys.executable, "-m", *job.command],
-        cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -251,7 +279,7 @@ def _call(job: Job) -> str:
     return ended.stdout.strip()[-600:] or f"exit code {ended.returncode}" if ended.returncode else ""
 
 
-def _read(name: str, way: str, folder: Path, config: Config | None) -> Judged:
+def _read(name: str, way: Way | None, folder: Path, config: Config | None) -> Judged:
     report = ProbeReport.model_validate_json((folder / "probe.json").read_bytes())
     scores = {
         (protocol, regime): (score["accuracy"]["mean"], score["accuracy"]["std"])
@@ -264,16 +292,17 @@ def _read(name: str, way: str, folder: Path, config: Config | None) -> Judged:
         arrays = [row for row in exchange["crossed_the_wire"] if row["direction"] == "up" and row["kind"] == "array"]
         sent = sum(row["bytes"] / row["times"] for row in arrays)
     rank = report.embeddings.effective_rank if report.embeddings else None
-    return Judged(name, way, scores, rank, report.dim, sent)
+    return Judged(name, way or "", scores, rank, report.dim, sent)
 
 
 def _table(rows: Sequence[Judged], times: Mapping[str, float]) -> str:
     """Return the table as Markdown."""
     measured = list(dict.fromkeys(key for row in rows for key in row.scores))
     heading = ["method", "trained", *(f"{protocol}, {regime}" for protocol, regime in measured)]
-    heading += ["effective rank", "step", "kB up"]
+    first = "simclr" if "simclr" in times else next(iter(times))
+    reference = times[first]
+    heading += ["effective rank", f"step / {first}", "kB up"]
     lines = [heading, ["---"] * len(heading)]
-    reference = times.get("simclr", next(iter(times.values())))
     for row in rows:
         scores = [_percent(row.scores.get(key)) for key in measured]
         rank = f"{row.rank:.0f} of {row.dim}" if row.rank is not None else ""
@@ -299,7 +328,7 @@ def _chart(rows: Sequence[Judged]) -> str:
         mean, std = ([100 * row.scores["linear", "all"][part] for row in own] for part in range(2))
         places = [methods.index(row.name) for row in own]
         axes.errorbar(mean, places, xerr=std, fmt="o", ms=5, color=f"C{colour}", label=way, capsize=2)
-    for style, row in zip(("--", ":", "-."), [row for row in shown if not row.way], strict=False):
+    for style, row in zip(cycle(("--", ":", "-.", (0, (1, 4)))), [row for row in shown if not row.way], strict=False):
         axes.axvline(100 * row.scores["linear", "all"][0], color="0.4", ls=style, lw=1, label=row.name)
     axes.set(yticks=range(len(methods)), yticklabels=methods, xlabel="accuracy of a linear probe, all labels, %")
     axes.grid(alpha=0.3)

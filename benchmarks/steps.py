@@ -15,7 +15,7 @@ from shared.data.partition import by_person
 from shared.data.statistics import ChannelStatistics
 from shared.model import grouped, prepare
 from shared.seeding import make_generator
-from shared.train import Training
+from shared.train import Training, pick_device
 
 Measurement = tuple[str, str, str]
 """What was measured, the figure, and what is aimed at."""
@@ -78,16 +78,17 @@ def step_times(configs: Mapping[str, Config]) -> dict[str, float]:
     Args:
         configs: By name; of one data set.
     """
-    set_up_process(next(iter(configs.values())).train.threads)
-    steps = {}
+    first = next(iter(configs.values())).train
+    set_up_process(first.threads)
+    device, steps = pick_device(first.device), {}
     for name, config in configs.items():
         train, _ = load(config.data)
         person = by_person(train)[0][: config.train.batch_size]
         training = Training.federated(config, prepare(config, person), ChannelStatistics.of(train))
-        device = training.data.x.device
         rows, generator = torch.arange(len(person), device=device), make_generator(0, device=device)
         steps[name] = partial(training.step, rows, generator, 0.5)
-    return dict(zip(steps, _medians(*steps.values(), synchronise=None), strict=True))
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else None
+    return dict(zip(steps, _medians(*steps.values(), synchronise=synchronise), strict=True))
 
 
 def _medians(*actions: Callable[[], Any], synchronise: Callable[[], None] | None) -> list[float]:

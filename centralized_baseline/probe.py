@@ -73,6 +73,8 @@ def main(arguments: list[str]) -> None:
     options = _parser().parse_args([argument for argument in arguments if argument not in overrides])
     if options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, found {options.seeds}")
+    if options.method is not None and not set(options.encoder) & set(BASELINES):
+        raise UserError(f"--method {options.method} is for baselines; a run folder has a method of its own")
     keep_memory()
     candidates = [_find(name, options, overrides) for name in dict.fromkeys(options.encoder)]
     splits = {data: load(data) for data in {candidate.config.data for candidate in candidates}}

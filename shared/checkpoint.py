@@ -223,7 +223,7 @@ def load_encoder(folder: Path) -> tuple[Encoder, EncoderCard]:
     card = read_card(folder)
     weights = _read(folder / "encoder.safetensors")
     try:
-        encoder = build_encoder(card.architecture, *card.spec.shape)
+        encoder = build_encoder(card.architecture, len(card.spec.channels), card.spec.time.samples)
         encoder.load_state_dict(load_tensors(weights))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise UserError(f"the encoder in {folder} is damaged, or of another version of fedhar: {error}") from None

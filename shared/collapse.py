@@ -4,7 +4,7 @@ While a model trains, each task is watched by what its loss compares: its projec
 far its loss is from that of a head that knows nothing. After training, embeddings are described by ``spread``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,17 @@ def complaints(found: Mapping[str, float]) -> list[str]:
     if found.get("chance", 0.0) > 1 - LEAST_GAIN:
         words.append(f"its loss is {100 * found['chance']:.0f} % of what a head has that knows nothing")
     return words
+
+
+def common_complaint(rows: Sequence[Mapping[str, Any]], task: str) -> list[str]:
+    """Say which signs of a task tell of a collapse on most of those who trained it; [] where they do on half or fewer.
+
+    Args:
+        rows: Of ``metrics.jsonl``, one for each of them.
+        task: Its name.
+    """
+    collapsed = [words for row in rows if (words := complaints(signs_of(row, task)))]
+    return collapsed[0] if len(collapsed) > len(rows) / 2 else []
 
 
 def _moments(z: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:

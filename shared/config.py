@@ -135,9 +135,14 @@ class Config(Settings):
         return dict(create_model("Tasks", **fields).model_validate(blocks))
 
     def identity(self, way: Way) -> dict[str, Any]:
-        """Return the values that decide on the encoder; of tasks that are switched off, none does."""
-        tasks = {name: settings.identity(way) for name, settings in self.enabled_tasks.items()}
-        return super().identity(way) | {"tasks": tasks}
+        """Return the values that decide on the encoder; of what is switched off, none does."""
+        values = super().identity(way)
+        values["tasks"] = {name: settings.identity(way) for name, settings in self.enabled_tasks.items()}
+        if self.step.name != "tc2":
+            del values["step"]["tc2"]
+        if not any(TASKS[name].teacher for name in self.enabled_tasks):
+            del values["teacher"]
+        return values
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.to_dict()))
@@ -192,12 +197,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), method: str | N
     _lay_over(values, _read(Path(path)), str(path))
     if method is not None:
         file = choose("method", METHODS, method)
-        values["name"] = f"{values['name']}-{method}"
         for block in values["tasks"].values():
             block["enabled"] = False
         _lay_over(values, _read(file), str(file))
     for text in overrides:
         _lay_over(values, _parse_override(text), text)
+    if method is not None:
+        values["name"] = f"{values['name']}-{method}"
     _check_names(values)
     try:
         config = Config.model_validate(values)

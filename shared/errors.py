@@ -28,8 +28,8 @@ class UserError(Exception):
 
 def choose(kind: str, table: Mapping[str, T], name: str) -> T:
     """Return ``table[name]``; an unknown name is a ``UserError`` that lists what there is."""
-    if name not in table:
-        raise UserError(f"unknown {kind} {name!r}{nearest(name, table)}; expected one of: {', '.join(table)}")
+    if not isinstance(name, str) or name not in table:
+        raise UserError(f"unknown {kind} {name!r}{nearest(str(name), table)}; expected one of: {', '.join(table)}")
     return table[name]
 
 

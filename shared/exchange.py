@@ -196,6 +196,8 @@ class Manifest:
                 "labels",
                 "task heads",
                 "task weights",
+                "teachers, queues, centres, codes and the learned token of the tasks that have them",
+                "what a training step owns",
                 "optimizer state",
                 "integer counters of the encoder",
             ],

@@ -17,14 +17,14 @@ Norm = Literal["batch", "group"]
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation (Ioffe and Szegedy 2015) of vectors; one alone, without spread, by the running statistics.
+    """Batch normalisation (Ioffe and Szegedy 2015); one vector alone, without spread, by the running statistics.
 
     They are mean 0 and variance 1 where there has never been a larger batch.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise vectors (N, D)."""
-        if len(input) > 1:
+        """Normalise vectors (N, D), or maps (N, D, L)."""
+        if not self.training or input.numel() > input.shape[1]:
             return super().forward(input)
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
@@ -49,7 +49,7 @@ def _norm(norm: Norm, features: int) -> nn.Module:
 
 def maps_norm(norm: Norm, maps: int) -> nn.Module:
     """Return the normalisation of maps (N, maps, L); "group" (Wu and He 2018) has up to 8 groups of at least two."""
-    return nn.BatchNorm1d(maps) if norm == "batch" else nn.GroupNorm(gcd(8, maps // 2), maps)
+    return BatchNorm(maps) if norm == "batch" else nn.GroupNorm(gcd(8, maps // 2), maps)
 
 
 class Attention(nn.Module):
@@ -96,7 +96,7 @@ class TokenDecoder(nn.Module):
         self.enter = nn.Linear(inputs, hidden)
         self.blank = nn.Parameter(torch.zeros(hidden))
         self.positions = nn.Parameter(0.02 * torch.randn(positions, hidden))
-        self.blocks = nn.Sequential(*(Attention(hidden, "batch") for _ in range(depth)), nn.BatchNorm1d(hidden))
+        self.blocks = nn.Sequential(*(Attention(hidden, "batch") for _ in range(depth)), BatchNorm(hidden))
         self.leave = nn.Linear(hidden, outputs)
 
     def forward(self, tokens: Tensor, keep: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from shared.config import Config
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoded, Encoder, View, build_encoder
+from shared.errors import UserError
 from shared.seeding import seeded_initialisation
 from shared.steps import Losses, Step, StepContext, build_step
 from shared.tasks import TASKS, Batch, Draw, Task, TaskContext
@@ -106,7 +107,12 @@ class Model(nn.Module):
             calibrate: Makes of the embeddings what the heads see; None: they see them as they are.
         """
         if weights is not None:
-            return cast(Losses, torch.func.functional_call(self, dict(weights), (parts, precision, calibrate)))
+            # The signs of a collapse stay those of the model's own weights.
+            signs = [(task, task.projections, task.code_shares) for task in self.tasks.values()]
+            found = torch.func.functional_call(self, dict(weights), (parts, precision, calibrate))
+            for task, projections, code_shares in signs:
+                task.projections, task.code_shares = projections, code_shares
+            return cast(Losses, found)
         return self.forward(parts, precision, calibrate)
 
     def forward(
@@ -220,7 +226,10 @@ def build_model(config: Config, meta: Meta, samples: int, statistics: ChannelSta
         }
     weights = {name: settings.weight for name, settings in config.enabled_tasks.items()}
     with seeded_initialisation(config.seed, "step"):
-        step = build_step(config.step, StepContext(encoder.dim))
+        pooled = any(task.pooled for task in tasks.values())
+        step = build_step(config.step, StepContext(encoder.dim, len(tasks), pooled))
+    if config.encoder.hidden is not None and not pooled:
+        raise UserError("the tasks look at tokens alone and would not train the hidden layer: set encoder.hidden=null")
     return Model(encoder, tasks, build_weighting(config.weighting, weights), step, config.teacher)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.checkpoint import pack_optimizer, unpack_optimizer
-from shared.collapse import complaints, signs, signs_of
+from shared.collapse import common_complaint, signs
 from shared.config import Config, TrainSettings
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
@@ -146,6 +146,7 @@ class Training:
         self.precision = pick_precision(config.train.precision, device)
         self._config = config
         self._remade = {n: every for n, s in config.enabled_tasks.items() if (every := s.remake_every) is not None}
+        self._made = {name: torch.zeros((), dtype=torch.int64) for name in self._remade}
         self._batch_size = batch_size
         self._total_epochs = total_epochs
 
@@ -263,6 +264,7 @@ class Training:
         """Return all that a later ``load`` needs: the model, the optimizer, and extras that are made again."""
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         state |= {f"extra.{name}": self.data.extras[name] for name in self._remade}
+        state |= {f"made.{name}": epoch.clone() for name, epoch in self._made.items()}
         return state | pack_optimizer(self.optimizer)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -272,11 +274,13 @@ class Training:
         unpack_optimizer(self.optimizer, tensors)
         extras = {name: tensors[f"extra.{name}"].to(self.data.x.device) for name in self._remade}
         self.data = replace(self.data, extras=dict(self.data.extras) | extras)
+        self._made = {name: tensors[f"made.{name}"].clone() for name in self._remade}
 
     def _remake_extras(self, epoch: int) -> None:
-        """Make those extras again, by the encoder of now, whose time it is."""
+        """Make those extras again, by the encoder of now, whose time it is, or has been while others trained."""
         for name, every in self._remade.items():
-            if epoch and epoch % every == 0 and (make := TASKS[name].extra) is not None:
+            if epoch // every > int(self._made[name]) // every and (make := TASKS[name].extra) is not None:
+                self._made[name].fill_(epoch)
                 extras = dict(self.data.extras)
                 encoder = self.model.encoder.eval()
                 made = make(self.data.windows, encoder, self._config.tasks[name], extras[name])
@@ -290,14 +294,12 @@ def collapse_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         rows: The rows of one epoch (``EpochLog.row``), one for each of those who trained it.
     """
-    warnings: list[str] = []
-    for name in TASKS:
-        collapsed = [words for row in rows if (words := complaints(signs_of(row, name)))]
-        if len(collapsed) > len(rows) / 2:
-            who = f" on {len(collapsed)} of {len(rows)} clients" if len(rows) > 1 else ""
-            shown = " and ".join(collapsed[0])
-            warnings.append(f"task {name!r} may have collapsed{who}: {shown}. {TASKS[name].advice}")
-    return warnings
+    who = f" on most of {len(rows)} clients" if len(rows) > 1 else ""
+    return [
+        f"task {name!r} may have collapsed{who}: {' and '.join(words)}. {TASKS[name].advice}"
+        for name in TASKS
+        if (words := common_complaint(rows, name))
+    ]
 
 
 def time_to_warn(step: int, total: int) -> bool:

@@ -1,9 +1,11 @@
 """The arrows between the packages run one way, and the packages are ours."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,35 @@ def test_every_package_is_listed_and_resolves_inside_this_repository() -> None:
     told = subprocess.run([sys.executable, "-c", code, *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True)
     for line in told.stdout.splitlines():
         assert Path(line).resolve().is_relative_to(ROOT)
+
+
+def test_the_container_of_a_client_has_all_that_its_code_imports() -> None:
+    """Without Docker: every package that its image does not install, with what those need, is hidden from Python."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    listed = re.search(r"client-packages\nRUN pip install --constraint \S+ \\\n\s+(.*?) \\\n", dockerfile)
+    left, there = {"flwr", *listed[1].split()}, {"seglearn"}
+    assert len(left) > 10
+    while left:
+        there.add(name := left.pop())
+        for requirement in metadata.requires(name) or []:
+            if "extra ==" not in requirement:
+                needed = canonical(re.match(r"[\w.\-]+", requirement)[0])
+                if needed not in there and any(canonical(d.name) == needed for d in metadata.distributions()):
+                    left.add(needed)
+    there = {canonical(name) for name in there}
+    hidden = [
+        module for module, owners in metadata.packages_distributions().items()
+        if not {canonical(owner) for owner in owners} & there | {"fedhar"} & {canonical(owner) for owner in owners}
+    ]  # fmt: skip
+    assert {"sklearn", "threadpoolctl", "torchjd"}.isdisjoint(hidden)
+    assert {"matplotlib", "onnxruntime", "ray"} <= set(hidden)
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); "
+        "import client.app, server.app, deployment.__main__, shared.data.__main__"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

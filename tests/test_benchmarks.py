@@ -57,7 +57,7 @@ def test_the_table_of_methods_goes_on_where_it_was(
     for job in ("demo-thesis-centralized-0", "demo-thesis-federated-0", "demo-thesis-federated-seeds"):
         assert job in told
     heading, _, centralized, federated, *baselines = (tmp_path / "methods.md").read_text().splitlines()
-    assert "| linear, 1 | linear, all |" in heading and heading.endswith("| effective rank | step | kB up |")
+    assert "| linear, 1 | linear, all |" in heading and heading.endswith("| effective rank | step / thesis | kB up |")
     assert centralized.startswith("| thesis | centralized | ") and centralized.endswith("| 1.00 |  |")
     assert federated.startswith("| thesis | federated | ")
     assert float(federated.split("|")[-2]) > 1, "what a client sends up in a round"
@@ -65,6 +65,10 @@ def test_the_table_of_methods_goes_on_where_it_was(
     assert (tmp_path / "methods.svg").read_text().startswith("<?xml")
     methods.main(arguments)
     assert "training: " not in capsys.readouterr().out, "nothing was left to do"
+    with pytest.raises(
+        UserError, match=r"demo-thesis-centralized-0 was made with other settings \(encoder.width: 4 -> 8"
+    ):
+        methods.main([*arguments, "encoder.width=8"])
 
 
 def test_an_unknown_method_is_refused_before_anything_is_trained() -> None:

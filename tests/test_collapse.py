@@ -64,7 +64,7 @@ def test_the_clients_decide_by_majority() -> None:
     assert signs_of(bad, "contrastive") == {"spread": 0.01, "rank": 20.0}
     assert collapse_warnings([bad, good, good]) == []
     (warning,) = collapse_warnings([bad, bad, good])
-    assert "task 'contrastive' may have collapsed on 2 of 3 clients: its projections hardly differ" in warning
+    assert "task 'contrastive' may have collapsed on most of 3 clients: its projections hardly differ" in warning
 
 
 def test_a_training_that_learns_shows_its_signs_and_no_warning(
@@ -91,7 +91,7 @@ def test_a_federation_that_collapses_says_on_how_many_clients(
     )  # fmt: skip
     simulate(config, tmp_path / "run", "inprocess")
     told = " ".join(capsys.readouterr().out.split())
-    assert "task 'contrastive' may have collapsed on" in told
+    assert "task 'contrastive' may have collapsed on most of 4 clients" in told
     assert TASKS["contrastive"].advice in told
 
 

@@ -166,7 +166,7 @@ def test_a_method_switches_its_tasks_on_and_the_others_off_and_overrides_win() -
     assert watch.name == "demo-thesis"
     fewer = load_config("configs/demo.yaml", ["tasks.features.enabled=false", "name=mine"], method="thesis")
     assert set(fewer.enabled_tasks) == {"transformation", "reconstruction", "contrastive"}
-    assert fewer.name == "mine"
+    assert fewer.name == "mine-thesis"
 
 
 def test_an_unknown_method_is_explained() -> None:

@@ -216,7 +216,10 @@ class Encoder(nn.Module):
 
         Raises:
             UserError: Windows of another shape than the encoder was built for.
+            ValueError: A view that this encoder cannot see.
         """
+        if view.keep is not None and (view.mask is not None or not self.takes_tokens):
+            raise ValueError("a view that keeps some positions is not masked, and its encoder is made of tokens")
         x = view.x
         if x.dim() != 3 or x.shape[1:] != (self.channels, self.samples):
             raise UserError(f"windows: expected shape (N, {self.channels}, {self.samples}), found {tuple(x.shape)}")

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from shared.checkpoint import read_card
-from shared.collapse import SIGNS, complaints, signs_of
+from shared.collapse import SIGNS, common_complaint, signs_of
 from shared.config import Config, differences
 from shared.metrics import Row
 from shared.report import figures
@@ -205,10 +205,9 @@ def _signs(runs: Sequence[Run]) -> list[Signs]:
     for run in runs:
         rows = [log[-1] for log in run.clients.values() if log] or run.steps[-1:]
         for task in (key.removeprefix("loss.") for key in rows[0] if key.startswith("loss.")):
-            of_clients = [signs_of(row, task) for row in rows]
-            values = {sign: statistics.fmean(of[sign] for of in of_clients) for sign in SIGNS if sign in of_clients[0]}
-            if values:
-                found.append(Signs(run, task, values, complaints(values)))
+            told = {sign: [of[sign] for row in rows if sign in (of := signs_of(row, task))] for sign in SIGNS}
+            if values := {sign: statistics.fmean(of_clients) for sign, of_clients in told.items() if of_clients}:
+                found.append(Signs(run, task, values, common_complaint(rows, task)))
     return found
 
 

@@ -43,9 +43,17 @@ class StepSettings(Settings):
 
 
 class StepContext(NamedTuple):
-    """What a step may know when it is built: the width D of the embedding."""
+    """What a step may know when it is built.
+
+    Args:
+        dim: D.
+        tasks: How many there are.
+        pooled: Whether one of them looks at what is pooled.
+    """
 
     dim: int
+    tasks: int
+    pooled: bool
 
 
 class Losses(NamedTuple):

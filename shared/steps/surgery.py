@@ -18,6 +18,7 @@ from torchjd.aggregation import Weighting as Rule
 from torchjd.autojac import jac_to_grad, mtl_backward
 from torchjd.linalg import DualConeProjector, PSDMatrix
 
+from shared.errors import UserError
 from shared.seeding import seeded_initialisation
 from shared.steps.base import LossesAt, Plain, StepContext, StepSettings
 from shared.tasks import Draw
@@ -108,7 +109,10 @@ learning". CAGrad: Liu et al. 2021. MGDA: Sener and Koltun 2018, "Multi-task lea
 class Surgery(Plain):
     """The encoder's gradient by a rule, from those of the K weighted losses; each head's from its own loss.
 
-    It costs a pass backward through the encoder for each task. One task alone is trained plainly.
+    It costs a pass backward through the encoder for each task.
+
+    Raises:
+        UserError: There is one task only, which is in conflict with none.
 
     Attributes:
         draws: A number that names what the rule draws in the next step (PCGrad: the order of the tasks).
@@ -118,6 +122,10 @@ class Surgery(Plain):
 
     def __init__(self, settings: StepSettings, context: StepContext) -> None:
         super().__init__(settings, context)
+        if context.tasks < 2:
+            raise UserError(
+                f"step {settings.name!r} settles conflicts between tasks, and there is one: set step.name=plain"
+            )
         self.aggregator = GramianWeightedAggregator(RULES[settings.name]())
         self.register_buffer("draws", torch.randint(2**62, ()))
 
@@ -130,8 +138,6 @@ class Surgery(Plain):
         pull: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """A pass backward for each task, and one for the pull."""
-        if len(weighting.names) == 1:
-            return super().backward(losses_at, parts, weighting, model, pull)
         given = losses_at(parts)
         losses = [of_task.mean() for of_task in given.tasks]
         values = torch.stack(losses).detach()

@@ -16,6 +16,8 @@ trains, in two stages, on top of any loss. All else is inferred here, from that 
   half would not tell what one task's solution is worth to another. Each half is encoded by itself, so that no
   statistics of BatchNorm tell one of the other.
 - The virtual step is plain gradient descent.
+- Calibrated is what is pooled of the student's views. Tokens are not, and neither is what a teacher's head sees: it
+  gives targets as it would without the calibration.
 
 Shapes: M views, D embedding, F factors, P parts of a batch, K tasks.
 """
@@ -26,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.errors import UserError
 from shared.steps.base import LossesAt, Plain, StepContext, StepSettings
 from shared.tasks import Draw
 from shared.weighting import Weighting
@@ -46,6 +49,9 @@ class TC2(Plain):
 
     A batch too small for two parts is trained plainly and without the calibration.
 
+    Raises:
+        UserError: No task looks at what is pooled.
+
     Attributes:
         factors: V before its rows are given length 1, (F, D).
         strength: The scalar a.
@@ -53,6 +59,11 @@ class TC2(Plain):
 
     def __init__(self, settings: StepSettings, context: StepContext) -> None:
         super().__init__(settings, context)
+        if not context.pooled:
+            raise UserError(
+                "step 'tc2' calibrates what is pooled, and the tasks look at tokens alone: set step.name=plain, or add "
+                "a task that looks at what is pooled, such as contrastive"
+            )
         self.settings = settings.tc2
         self.factors = nn.Parameter(torch.randn(settings.tc2.factors, context.dim))
         self.weigh = nn.Sequential(

@@ -150,6 +150,8 @@ class Task(nn.Module, ABC):
     extra: ClassVar[Extra | None] = None
     compares_windows: ClassVar[bool] = False
     """Whether windows of a batch are compared with each other, so that a batch of one teaches nothing."""
+    pooled: ClassVar[bool] = True
+    """Whether the loss sees what is pooled of the student's views, and not their tokens alone."""
     teacher: ClassVar[bool] = False
     """Whether it has views encoded by the teacher."""
     advice: ClassVar[str] = ""

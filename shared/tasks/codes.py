@@ -6,7 +6,6 @@ tokenizer that was trained before, on other data; here it is k-means of the patc
 k-means of hand-made features, and later of the encoder's own tokens.
 """
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -58,6 +57,7 @@ class Codes(Task):
     """Tell the code of each position where something is hidden, from its token."""
 
     Settings: ClassVar[type[TaskSettings]] = CodesSettings
+    pooled: ClassVar[bool] = False
     extra = staticmethod(position_codes)
     masks = True
     advice: ClassVar[str] = (
@@ -71,7 +71,6 @@ class Codes(Task):
         self.settings, self.context = settings, context
         self.head = nn.Linear(context.width, settings.projection)
         self.embeddings = nn.Parameter(torch.randn(settings.clusters, settings.projection))
-        self.chance = math.log(settings.clusters)
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """The windows, masked."""
@@ -80,6 +79,9 @@ class Codes(Task):
 
     def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
         """Cross-entropy over the hidden positions (Hsu et al. 2021, equations 1 and 3)."""
+        codes = batch.extras["codes"][memory]
+        shares = torch.bincount(codes, minlength=self.settings.clusters) / len(codes)
+        self.chance = float(torch.special.entr(shares).sum())  # of a head that knows how frequent each code is
         logits = cosine_logits(self.head(encoded[0].tokens[memory]), self.embeddings, self.settings.temperature)
         self.code_shares = logits.detach().softmax(dim=1).mean(dim=0)
-        return F.cross_entropy(logits, batch.extras["codes"][memory])
+        return F.cross_entropy(logits, codes)

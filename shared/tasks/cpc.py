@@ -4,8 +4,9 @@ Contrastive predictive coding: van den Oord, Li and Vinyals 2018, "Representatio
 coding"; for HAR: Haresamudram, Essa and Plötz 2021, "Contrastive predictive coding for human activity recognition".
 
 They read the window with a causal recurrent network. Here the encoder may be any, and it sees the past and the future
-of a window in two views, each with the rest hidden, so that it cannot look ahead. The context is what it pools of the
-past, which is what a user of the encoder gets. BatchNorm's statistics are the only thing that both views share.
+of a window in two views, each with the rest hidden, so that it cannot look ahead. The context is what it pools over the
+window with the future hidden, as a user of the encoder pools over a whole one. BatchNorm's statistics are the only
+thing that both views share.
 """
 
 from typing import ClassVar

@@ -40,6 +40,7 @@ class Data2vec(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = Data2vecSettings
+    pooled: ClassVar[bool] = False
     teacher: ClassVar[bool] = True
     masks = True
     advice: ClassVar[str] = (

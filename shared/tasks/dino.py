@@ -45,6 +45,7 @@ class DINO(Task):
 
     Settings: ClassVar[type[TaskSettings]] = DINOSettings
     teacher: ClassVar[bool] = True
+    compares_windows: ClassVar[bool] = True  # the batch normalisation of the head does
     advice: ClassVar[str] = (
         "Lower tasks.dino.teacher_temperature or tasks.dino.prototypes if it is the loss that says so, "
         "tasks.dino.centre_momentum or train.learning_rate if it is the codes."

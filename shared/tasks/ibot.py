@@ -31,6 +31,7 @@ class IBOT(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = IBOTSettings
+    pooled: ClassVar[bool] = False
     teacher: ClassVar[bool] = True
     masks = True
     advice: ClassVar[str] = (

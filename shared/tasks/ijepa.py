@@ -56,9 +56,10 @@ class IJEPA(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = IJEPASettings
+    pooled: ClassVar[bool] = False
     teacher: ClassVar[bool] = True
     advice: ClassVar[str] = (
-        "Raise teacher.momentum towards 1 or tasks.ijepa.target_share, or lower train.learning_rate."
+        "Raise teacher.momentum towards 1, set fewer tasks.ijepa.targets, or lower train.learning_rate."
     )
 
     def __init__(self, settings: IJEPASettings, context: TaskContext) -> None:
@@ -97,7 +98,8 @@ def draw_parts(settings: IJEPASettings, n: int, positions: int, generator: Gener
     """Draw context and targets (Assran et al. 2023, section 3) for ``n`` windows.
 
     As in their code, sizes are drawn for all windows together and places for each. The context is what the targets
-    leave of its stretch. It is cut to the size of the smallest, by chance; theirs is cut at the end.
+    leave of its stretch. It is cut to the size of the smallest, by chance; theirs is cut at the end. The more windows a
+    batch has, the smaller the smallest is. Targets are no longer than leaves ``LEAST_CONTEXT`` positions.
     """
     span = _length(_draw(settings.context, generator), positions)
     length = _length(_draw(settings.target_share, generator), positions)

@@ -48,6 +48,7 @@ class MAE(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = MaeSettings
+    pooled: ClassVar[bool] = False
 
     def __init__(self, settings: MaeSettings, context: TaskContext) -> None:
         super().__init__(settings, context)

@@ -42,7 +42,8 @@ class MoCo(TwoViews):
     windows. And the keys of the batch's other windows are negatives too, beside the queue. Batch normalisation gives
     the keys of one batch something in common that tells them from those in the queue, so that otherwise the right key
     would be found by its batch. The paper shuffles windows between GPUs against it, and here there is one device. It
-    also gives a client something to learn from while the queue is still empty.
+    also gives a client something to learn from while the queue is still empty. A queue shorter than the keys of a batch
+    (two a window) holds the second views of the last one.
 
     Attributes:
         queue: The keys, (Q, P), of length 1; the oldest is the next to be overwritten.

@@ -57,6 +57,7 @@ class Wav2vec2(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = Wav2vec2Settings
+    pooled: ClassVar[bool] = False
     masks = True
     advice: ClassVar[str] = "Raise tasks.wav2vec2.diversity, or lower train.learning_rate."
     softness: Tensor
