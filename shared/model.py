@@ -12,7 +12,6 @@ from shared.config import Config
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoded, Encoder, View, build_encoder
-from shared.errors import UserError
 from shared.seeding import seeded_initialisation
 from shared.steps import Losses, Step, StepContext, build_step
 from shared.tasks import TASKS, Batch, Draw, Task, TaskContext
@@ -228,8 +227,6 @@ def build_model(config: Config, meta: Meta, samples: int, statistics: ChannelSta
     with seeded_initialisation(config.seed, "step"):
         pooled = any(task.pooled for task in tasks.values())
         step = build_step(config.step, StepContext(encoder.dim, len(tasks), pooled))
-    if config.encoder.hidden is not None and not pooled:
-        raise UserError("the tasks look at tokens alone and would not train the hidden layer: set encoder.hidden=null")
     return Model(encoder, tasks, build_weighting(config.weighting, weights), step, config.teacher)
 
 

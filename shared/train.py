@@ -322,6 +322,8 @@ def check_trainable(config: Config, windows: Windows) -> None:
     device = pick_device(config.train.device)
     few = windows[np.arange(min(2, len(windows)))]
     model = build_model(config, few.meta, few.x.shape[2], ChannelStatistics.of(few)).to(device)
+    if config.encoder.hidden is not None and not any(task.pooled for task in model.tasks.values()):
+        raise UserError("the tasks look at tokens alone and would not train the hidden layer: set encoder.hidden=null")
     data = prepare(config, few).to(device)
     draw = model.draw(model.batch(data.x, data.extras), make_generator(config.seed, device=device))
     model.losses([draw], torch.float32)

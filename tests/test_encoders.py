@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from shared.encoders import ENCODERS, Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
+from shared.layers import BatchNorm
 
 pytestmark = pytest.mark.numerics
 
@@ -249,8 +250,8 @@ def test_group_norm_replaces_every_batch_norm(name: str) -> None:
         norm: [type(m) for m in build(of(name).model_copy(update={"norm": norm})).modules()]
         for norm in ("batch", "group")
     }
-    assert kinds["batch"].count(nn.BatchNorm1d) > 0
-    assert kinds["group"] == [nn.GroupNorm if k is nn.BatchNorm1d else k for k in kinds["batch"]]
+    assert kinds["batch"].count(BatchNorm) > 0
+    assert kinds["group"] == [nn.GroupNorm if k is BatchNorm else k for k in kinds["batch"]]
 
 
 @every_encoder

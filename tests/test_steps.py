@@ -20,6 +20,7 @@ from torch.func import functional_call
 from shared.config import Config
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
+from shared.errors import UserError
 from shared.model import Model, prepare
 from shared.seeding import make_generator, seeded_initialisation
 from shared.steps import STEPS, Losses, StepContext, StepSettings, build_step
@@ -169,7 +170,7 @@ TC2_SETTINGS = TC2Settings(tasks=4, min_windows=16, factors=3, sparsity=0.3, inn
 def tc2(dim: int, **changes: Any) -> TC2:
     torch.manual_seed(3)
     settings = StepSettings(name="tc2", tc2=TC2_SETTINGS.model_copy(update=changes))
-    step = build_step(settings, StepContext(dim))
+    step = build_step(settings, StepContext(dim, 2, True))
     assert isinstance(step, TC2)
     return step
 
@@ -500,11 +501,15 @@ def test_surgery_on_real_losses(name: str, encoder: str, windows: Windows) -> No
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_surgery_on_one_task_is_plain_bit_for_bit(name: str, windows: Windows) -> None:
-    plain, alone = (start(only("contrastive", f"step.name={step}"), windows) for step in ("plain", name))
-    for training in (plain, alone):
-        list(training.run(range(2)))
-    assert equal(plain.model.encoder.state_dict(), alone.model.encoder.state_dict())
+def test_surgery_on_one_task_is_refused(name: str, windows: Windows) -> None:
+    with pytest.raises(UserError, match=rf"step '{name}' settles conflicts between tasks, and there is one"):
+        start(only("contrastive", f"step.name={name}"), windows)
+
+
+@pytest.mark.parametrize("task", ["mae", "codes", "ijepa"])
+def test_tc2_is_refused_where_nothing_looks_at_what_it_calibrates(task: str, windows: Windows) -> None:
+    with pytest.raises(UserError, match="'tc2' calibrates what is pooled, and the tasks look at tokens alone"):
+        start(only(task, "step.name=tc2", "encoder.name=transformer"), windows)
 
 
 def test_pcgrad_draws_another_order_in_each_step(windows: Windows) -> None:
