@@ -18,8 +18,8 @@ SHORT = {
     "python -m benchmarks.scale": "--data synthetic --people 12 --cohorts 3 6",
     "python -m benchmarks.curve": f"--at 0 1 3 --seeds 1 data.name=synthetic federation.min_clients=4 {NARROW} "
     "federation.rounds=3",
-    "python -m benchmarks.methods": "--methods thesis --ways centralized --seeds 1 --epochs 1 --protocols knn "
-    f"data.name=synthetic {NARROW}",
+    "python -m benchmarks.methods": f"data.name=synthetic {NARROW} "
+    "--methods thesis --ways centralized --seeds 1 --epochs 1 --protocols knn",
     "python -m benchmarks": f"--rounds 2 {THREE_PEOPLE}",
     "python -m simulation": f"federation.rounds=2 {NARROW}",
     "python -m centralized_baseline ": f"centralized.epochs=1 {NARROW}",
