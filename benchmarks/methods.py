@@ -180,7 +180,7 @@ def _baseline(options: argparse.Namespace, budget: Sequence[str], name: str, met
     folder = runs_root() / f"{method.name}-{baseline}"
     protocols = _protocols_of(baseline, options.protocols)
     settings = folder / "settings.yaml"  # a baseline's report does not say with what it was made
-    content = yaml.safe_dump(json.loads(json.dumps([method.data.model_dump(mode="json"), method.encoder.model_dump()])))
+    content = yaml.safe_dump([block.model_dump(mode="json") for block in (method.data, method.encoder)])
     if folder.is_dir() and (not settings.is_file() or settings.read_text(encoding="utf-8") != content):
         raise UserError(f"{folder} was made with other settings: set name=OTHER for runs of their own, or remove it")
     write_atomic(settings, content)

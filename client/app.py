@@ -97,10 +97,11 @@ def train(message: Message, context: Context) -> Message:
         config.digest("federated"),
         policy,
     )
-    residual = state.restore(training, before=server_round)
+    restored = state.restore(training, before=server_round)
     received = _encoder_of(message, outgoing(model.encoder, policy))
     incoming(model.encoder, received, policy)
-    model.after_new_encoder(first=residual is None)
+    model.after_new_encoder(first=restored is None)
+    residual = restored or {}
 
     epochs = config.federation.local_epochs
     own_epochs = range((server_round - 1) * epochs, server_round * epochs)
@@ -111,9 +112,9 @@ def train(message: Message, context: Context) -> Message:
     if config.privacy.name == "local":
         trained = private_update(received, trained, config.privacy)
     if config.federation.upload != FULL:
-        trained, residual = compress(received, trained, residual or {}, config.federation.upload)
+        trained, residual = compress(received, trained, residual, config.federation.upload)
     rows = [log.row() for log in logs]
-    state.save(training, server_round, residual or {}, rows)
+    state.save(training, server_round, residual, rows)
     if _own_data(context) and time_to_warn(server_round, config.federation.rounds):  # else whoever simulates is told
         for warning in collapse_warnings(rows[-1:]):
             LOG.warning("round %d: %s", server_round, warning)

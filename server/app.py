@@ -90,7 +90,7 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
     federation = introductions.wait_for_members()
     statistics = ChannelStatistics.from_dict(snapshot.meta["statistics"]) if snapshot else federation.statistics
     policy = config.federation.norm_statistics
-    encoder = build_initial_encoder(config, *federation.meta.spec.shape)
+    encoder = build_initial_encoder(config, federation.meta.spec)
     encoder.standardise(statistics.mean, statistics.std)
     trainable = frozenset(PREFIX + name for name, _ in encoder.named_parameters())
     aggregator = Aggregator(config.federation.aggregation, trainable)

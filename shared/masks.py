@@ -38,42 +38,53 @@ class MaskSettings(Settings):
         return self.kind in ("tube", "span", "block")
 
 
-def check_maskable(settings: MaskSettings, channels: Channels, positions: int) -> None:
-    """Refuse masks that would hide all or nothing.
+class Masks:
+    """Draws what is hidden from windows.
+
+    Args:
+        settings: How.
+        channels: The C channels.
+        positions: L.
 
     Raises:
-        UserError: Fewer than two positions, or fewer than two sensors where whole sensors are hidden.
+        UserError: Masks that would hide all or nothing: there are fewer than two positions, or fewer than two sensors
+            where whole sensors are hidden.
     """
-    parts = max(sensors_of(channels, len(channels.std))) + 1 if settings.kind == "sensor" else positions
-    if parts < 2:
-        what = "sensors" if settings.kind == "sensor" else "positions in time"
-        raise UserError(f"masks of kind {settings.kind!r} need at least 2 {what} in a window, found {parts}")
 
+    def __init__(self, settings: MaskSettings, channels: Channels, positions: int) -> None:
+        self._settings = settings
+        self._positions = positions
+        self._sensors = torch.tensor(sensors_of(channels, len(channels.std)))
+        of_sensors = settings.kind == "sensor"
+        parts = int(self._sensors.max()) + 1 if of_sensors else positions
+        if parts < 2:
+            what = "sensors" if of_sensors else "positions in time"
+            raise UserError(f"masks of kind {settings.kind!r} need at least 2 {what} in a window, found {parts}")
 
-def draw_mask(settings: MaskSettings, n: int, positions: int, channels: Channels, generator: Generator) -> Tensor:
-    """Draw what is hidden from each of ``n`` windows, bool (N, C, L), on the generator's device."""
-    device = generator.device
-    sensors = torch.tensor(sensors_of(channels, len(channels.std)), device=device)
-    count = int(sensors.max()) + 1
-    hidden = _share(settings.ratio, positions)
-    if settings.kind == "sensor":
-        lost = _lowest(torch.rand(n, count, generator=generator, device=device), _share(settings.ratio, count))
-        return lost[:, sensors, None].expand(-1, -1, positions)
-    if settings.kind == "random":
-        return _lowest(torch.rand(n, count, positions, generator=generator, device=device), hidden)[:, sensors]
-    if settings.kind == "tube":
-        mask = _lowest(torch.rand(n, positions, generator=generator, device=device), hidden)
-    elif settings.kind == "span":
-        # Stretches begin anywhere. They are hidden in random order, from the left, until there are enough positions.
-        phase = torch.randint(settings.span, (n, 1), generator=generator, device=device)
-        stretch = (torch.arange(positions, device=device) + phase) // settings.span
-        order = torch.rand(n, positions // settings.span + 2, generator=generator, device=device)
-        mask = _lowest(order.gather(1, stretch), hidden)
-    else:
-        first = torch.randint(positions - hidden + 1, (n, 1), generator=generator, device=device)
-        place = torch.arange(positions, device=device)
-        mask = (place >= first) & (place < first + hidden)
-    return mask[:, None].expand(-1, len(sensors), -1)
+    def draw(self, n: int, generator: Generator) -> Tensor:
+        """Draw what is hidden from each of ``n`` windows, bool (N, C, L), on the generator's device."""
+        device = generator.device
+        settings, positions, sensors = self._settings, self._positions, self._sensors.to(device)
+        count = int(sensors.max()) + 1
+        hidden = _share(settings.ratio, positions)
+        if settings.kind == "sensor":
+            lost = _lowest(torch.rand(n, count, generator=generator, device=device), _share(settings.ratio, count))
+            return lost[:, sensors, None].expand(-1, -1, positions)
+        if settings.kind == "random":
+            return _lowest(torch.rand(n, count, positions, generator=generator, device=device), hidden)[:, sensors]
+        if settings.kind == "tube":
+            mask = _lowest(torch.rand(n, positions, generator=generator, device=device), hidden)
+        elif settings.kind == "span":
+            # Stretches begin anywhere. They are hidden in random order, until there are enough positions.
+            phase = torch.randint(settings.span, (n, 1), generator=generator, device=device)
+            stretch = (torch.arange(positions, device=device) + phase) // settings.span
+            order = torch.rand(n, positions // settings.span + 2, generator=generator, device=device)
+            mask = _lowest(order.gather(1, stretch), hidden)
+        else:
+            first = torch.randint(positions - hidden + 1, (n, 1), generator=generator, device=device)
+            place = torch.arange(positions, device=device)
+            mask = (place >= first) & (place < first + hidden)
+        return mask[:, None].expand(-1, len(sensors), -1)
 
 
 def visible_positions(mask: Tensor) -> Tensor:

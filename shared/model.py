@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from shared.augmentations import Channels, compose
 from shared.config import Config
+from shared.data.spec import InputSpec
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoded, Encoder, View, build_encoder
@@ -183,33 +184,31 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(present) if present else None
 
 
-def build_initial_encoder(config: Config, channels: int, samples: int) -> Encoder:
-    """Return the encoder as every run of this configuration starts it."""
+def build_initial_encoder(config: Config, spec: InputSpec) -> Encoder:
+    """Return the encoder as every run of this configuration starts it, for windows of this kind."""
     with seeded_initialisation(config.seed, "encoder"):
-        return build_encoder(config.encoder, channels, samples)
+        return build_encoder(config.encoder, len(spec.channels), spec.time.samples)
 
 
-def build_model(config: Config, meta: Meta, samples: int, statistics: ChannelStatistics) -> Model:
-    """Build the model for windows of ``samples`` samples of the channels in ``meta``.
+def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Model:
+    """Build the model for the windows that ``meta`` describes.
 
     Heads start from the configuration's seed alone: clients that begin alike disagree less at first.
 
     Args:
         config: The configuration.
-        meta: The channels.
-        samples: T.
+        meta: What the windows are.
         statistics: Of the training people; standardises the encoder's input.
 
     Raises:
         UserError: A task asks for what the encoder cannot do, or for what the windows do not have.
     """
-    encoder = build_initial_encoder(config, len(meta.spec.channels), samples)
+    encoder = build_initial_encoder(config, meta.spec)
     encoder.standardise(statistics.mean, statistics.std)
     std = torch.as_tensor(statistics.std, dtype=torch.float32)
     context = TaskContext(
         channels=Channels(meta.spec, std),
         transform=compose(config.views.transforms),
-        samples=samples,
         dim=encoder.dim,
         width=encoder.width,
         positions=encoder.positions,
@@ -236,7 +235,7 @@ def prepare(config: Config, windows: Windows) -> TrainingData:
     Raises:
         UserError: A task cannot have what it needs of these windows, or they are too short for the encoder.
     """
-    encoder = build_initial_encoder(config, len(windows.meta.spec.channels), windows.x.shape[2]).eval()
+    encoder = build_initial_encoder(config, windows.meta.spec).eval()
     extras = {
         name: make(windows, encoder, settings, None)
         for name, settings in config.enabled_tasks.items()

@@ -22,6 +22,7 @@ from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.model import Model, TrainingData, build_model, prepare
 from shared.seeding import make_generator
+from shared.steps import Pass
 from shared.tasks import TASKS
 
 LOG = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class Training:
         total_epochs: int,
     ) -> None:
         device = pick_device(config.train.device)
-        self.model = build_model(config, data.windows.meta, data.x.shape[2], statistics).to(device)
+        self.model = build_model(config, data.windows.meta, statistics).to(device)
         self.optimizer = build_optimizer(self.model, config.train)
         self.data = data.to(device)
         self.precision = pick_precision(config.train.precision, device)
@@ -247,7 +248,7 @@ class Training:
         parts = [model.draw(part, generator) for part in batch.split(model.step.parts(len(rows)))]
         self.optimizer.zero_grad(set_to_none=True)
         losses_at = partial(model.losses, precision=self.precision)
-        losses, loss = model.step.backward(losses_at, parts, model.weighting, model, pull)
+        losses, loss = model.step.backward(Pass(losses_at, parts, model.weighting, model, pull))
         self.optimizer.step()
         model.after_step(progress)
         return losses, loss
@@ -321,7 +322,7 @@ def check_trainable(config: Config, windows: Windows) -> None:
         raise UserError(f"the data set {config.data.name!r} has no training people")
     device = pick_device(config.train.device)
     few = windows[np.arange(min(2, len(windows)))]
-    model = build_model(config, few.meta, few.x.shape[2], ChannelStatistics.of(few)).to(device)
+    model = build_model(config, few.meta, ChannelStatistics.of(few)).to(device)
     if config.encoder.hidden is not None and not any(task.pooled for task in model.tasks.values()):
         raise UserError("the tasks look at tokens alone and would not train the hidden layer: set encoder.hidden=null")
     data = prepare(config, few).to(device)

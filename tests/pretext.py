@@ -29,7 +29,7 @@ def synthetic_windows() -> Windows:
 
 
 def build(config: Config, windows: Windows) -> Model:
-    return build_model(config, windows.meta, windows.x.shape[2], ChannelStatistics.of(windows))
+    return build_model(config, windows.meta, ChannelStatistics.of(windows))
 
 
 def task_of(config: Config, windows: Windows, name: str) -> Task:

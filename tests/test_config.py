@@ -60,6 +60,9 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
         ("train=fast", ["'train'", "block of keys", "'fast'"]),
         ("seed", ["'seed'", "key=value"]),
         ("name=../escape", ["name", "pattern"]),
+        ("step.name=", ["unknown step None", "plain"]),
+        ("weighting.name=5", ["unknown weighting 5", "uncertainty"]),
+        ("encoder.name=[fcn]", ["unknown encoder ['fcn']", "transformer"]),
     ],
 )
 def test_a_bad_override_is_explained(override: str, words: list[str]) -> None:

@@ -20,7 +20,7 @@ def configure(*overrides: str) -> Config:
 def build(*overrides: str) -> Model:
     config = configure(*overrides)
     train, _ = load(config.data)
-    return build_model(config, train.meta, train.x.shape[2], ChannelStatistics.of(train))
+    return build_model(config, train.meta, ChannelStatistics.of(train))
 
 
 @pytest.mark.parametrize("policy", ["average", "local"])

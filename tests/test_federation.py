@@ -123,7 +123,7 @@ def test_nothing_but_encoder_arrays_counts_and_scalars_leaves_a_client(tasks: tu
     config = configure(*[f"tasks.{name}.enabled=true" for name in tasks])
     federate(tmp_path / "run", config, intercepted(lambda m, reply, c: seen.append(reply.content)))
     train, _ = load(config.data)
-    expected = set(outgoing(build_initial_encoder(config, *train.x.shape[1:]), "average"))
+    expected = set(outgoing(build_initial_encoder(config, train.meta.spec), "average"))
     assert len(seen) == PEOPLE * 3
     for content in seen:
         assert set(content) == {"arrays", "metrics"}

@@ -446,6 +446,17 @@ def test_a_stopped_and_resumed_training_equals_an_unbroken_one(task: str, overri
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
 
 
+def test_codes_are_made_again_later_by_whoever_missed_their_time() -> None:
+    """A client that is drawn for epochs 0, 1 and 5 only, where codes are made again every second epoch."""
+    config = only("codes", "encoder.name=transformer", "tasks.codes.refresh=2", "tasks.codes.clusters=12")
+    first, later = (start(config, synthetic_windows()[:60]) for _ in range(2))
+    list(first.run(range(2)))
+    later.load(first.state())
+    before = later.data.extras["codes"].clone()
+    list(later.run(range(5, 6)))
+    assert not torch.equal(later.data.extras["codes"], before)
+
+
 def test_codes_are_made_again_from_the_encoder_of_then() -> None:
     windows = synthetic_windows()
     person = windows.of([windows.people[0]])

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from shared.augmentations import Channels
 from shared.data.spec import InputSpec
 from shared.errors import UserError
-from shared.masks import MaskSettings, check_maskable, draw_mask, fill, mask_patches, visible_positions
+from shared.masks import Masks, MaskSettings, fill, mask_patches, visible_positions
 
 pytestmark = pytest.mark.numerics
 
@@ -47,9 +47,9 @@ def test_a_mask_hides_the_share_it_is_told_to(
     kind: str, n: int, positions: int, ratio: float, span: int, seed: int
 ) -> None:
     settings = MaskSettings(kind=kind, ratio=ratio, span=span)
-    mask = draw_mask(settings, n, positions, PHONE, generator(seed))
+    mask = Masks(settings, PHONE, positions).draw(n, generator(seed))
     assert mask.dtype == torch.bool and mask.shape == (n, 9, positions)
-    assert torch.equal(mask, draw_mask(settings, n, positions, PHONE, generator(seed)))
+    assert torch.equal(mask, Masks(settings, PHONE, positions).draw(n, generator(seed)))
     assert torch.equal(mask[:, :3], mask[:, 3:6]), "total and body acceleration are one sensor"
     parts = 2 if kind == "sensor" else positions
     expected = min(max(round(ratio * parts), 1), parts - 1)
@@ -68,7 +68,7 @@ def test_a_mask_hides_the_share_it_is_told_to(
 
 
 def test_spans_hide_whole_stretches() -> None:
-    mask = draw_mask(MaskSettings(kind="span", ratio=0.5, span=4), 400, 32, PHONE, generator())[:, 0]
+    mask = Masks(MaskSettings(kind="span", ratio=0.5, span=4), PHONE, 32).draw(400, generator())[:, 0]
     inner = [length for row in mask for length in runs(row)]
     # At either end of a window a stretch may be cut, and so may the last one.
     assert sum(length % 4 == 0 for length in inner) > 0.6 * len(inner)
@@ -76,15 +76,15 @@ def test_spans_hide_whole_stretches() -> None:
 
 
 def test_random_masks_hide_sensors_at_different_times() -> None:
-    mask = draw_mask(MaskSettings(kind="random", ratio=0.5, span=1), 100, 32, PHONE, generator())
+    mask = Masks(MaskSettings(kind="random", ratio=0.5, span=1), PHONE, 32).draw(100, generator())
     assert (mask[:, 0] != mask[:, 6]).any(dim=1).all()
 
 
 def test_a_single_sensor_cannot_be_hidden() -> None:
     gyro = channels_of(("gyro",))
     with pytest.raises(UserError, match=r"'sensor' need at least 2 sensors in a window, found 1"):
-        check_maskable(MaskSettings(kind="sensor", ratio=0.5, span=1), gyro, 16)
-    check_maskable(MaskSettings(kind="sensor", ratio=0.5, span=1), PHONE, 16)
+        Masks(MaskSettings(kind="sensor", ratio=0.5, span=1), gyro, 16)
+    Masks(MaskSettings(kind="sensor", ratio=0.5, span=1), PHONE, 16)
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 30), seeds)

@@ -56,7 +56,7 @@ def test_a_method_federates_and_only_its_encoder_travels(method: str, tmp_path: 
     simulate(config, tmp_path / "run", "inprocess")
     crossed = json.loads((tmp_path / "run" / EXCHANGE).read_text())["crossed_the_wire"]
     arrays = {row["name"] for row in crossed if row["kind"] == "array"}
-    encoder = build_initial_encoder(config, *synthetic_windows().meta.spec.shape)
+    encoder = build_initial_encoder(config, synthetic_windows().meta.spec)
     assert arrays == {PREFIX + n for n, value in encoder.state_dict().items() if value.is_floating_point()}
     saved = load_file(tmp_path / "run" / "encoder.safetensors")
     assert saved.keys() == encoder.state_dict().keys()

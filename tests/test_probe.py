@@ -222,6 +222,8 @@ def test_an_encoder_that_does_not_fit_the_data_is_refused_by_name(runs: Path, co
         ),
         (["raw", "--config", "{config}", "data.nme=watch"], "did you mean 'data.name'|did you mean 'name'"),
         (["{empty}"], "config.yaml"),
+        (["{empty}", "--method", "byol"], "--method byol is for baselines"),
+        (["raw", "--config", "{config}", "--method", "bjol"], r"unknown method 'bjol' \(did you mean 'byol'"),
     ],
 )
 def test_bad_input_is_one_readable_error(

@@ -278,6 +278,25 @@ def test_the_spread_of_the_embeddings_and_the_memory_are_told(runs: Path, page: 
     assert "not recorded" not in text
 
 
+def test_a_task_has_collapsed_if_it_has_on_most_clients_though_one_shows_no_sign(tmp_path: Path, runs: Path) -> None:
+    run = copy_of(runs / "fed", tmp_path / "run")
+    logs = sorted(run.glob("clients/*/metrics.jsonl"))
+    assert len(logs) == 4
+    for spread, log in zip((None, 0.9, 0.01, 0.01), logs, strict=True):
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        for row in rows:
+            del row["spread.contrastive"]
+            if spread is not None:
+                row["spread.contrastive"] = spread
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = "its projections hardly differ from window to window"
+    assert words not in made(tmp_path, run).text, "two of four are not most"
+    rows = [json.loads(line) | {"spread.contrastive": 0.01} for line in logs[1].read_text().splitlines()]
+    logs[1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "page.html").unlink()
+    assert words in made(tmp_path, run).text
+
+
 def test_the_wire_is_told_as_the_manifest_counts_it(runs: Path, page: Path) -> None:
     manifest = json.loads((runs / "fed" / "exchange.json").read_text())
     text = Page(page).text

@@ -23,7 +23,7 @@ from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.model import Model, prepare
 from shared.seeding import make_generator, seeded_initialisation
-from shared.steps import STEPS, Losses, StepContext, StepSettings, build_step
+from shared.steps import STEPS, Losses, Pass, StepContext, StepSettings, build_step
 from shared.steps.base import TC2Settings
 from shared.steps.surgery import CAGRAD_RADIUS, RULES, DualCone, Surgery
 from shared.steps.tc2 import TC2
@@ -66,7 +66,7 @@ def backward(training: Training, parts: Sequence[Draw], pull: Tensor | None = No
     def losses_at(parts: Sequence[Draw], **how: Any) -> Losses:
         return model.losses(parts, torch.float32, **how)
 
-    return model.step.backward(losses_at, parts, model.weighting, model, pull)
+    return model.step.backward(Pass(losses_at, parts, model.weighting, model, pull))
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
@@ -341,7 +341,7 @@ def test_gradient_of_the_calibration_against_differences(order: str) -> None:
             encoded = torch.tanh(torch.cat(parts[2:]) @ fixed["encoder.weight"].T + fixed["encoder.bias"])
             return float(losses + step.own_loss(encoded))
 
-    step.backward(toy.losses_at, parts, weighting, toy, None)
+    step.backward(Pass(toy.losses_at, parts, weighting, toy, None))
     for parameter in step.parameters():
         flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
         for index in range(0, len(flat), max(1, len(flat) // 12)):
@@ -364,7 +364,7 @@ def test_the_orders_differ() -> None:
         for parameter in [*toy.encoder.parameters(), *toy.heads.parameters()]:
             nn.init.normal_(parameter)
         parts = [torch.randn(6, 3, dtype=torch.float64, generator=make_generator(n)) for n in range(4)]
-        step.backward(toy.losses_at, parts, equal_weighting(), toy, None)
+        step.backward(Pass(toy.losses_at, parts, equal_weighting(), toy, None))
     assert float((found[0].factors.grad - found[1].factors.grad).norm()) > 0.01 * float(found[0].factors.grad.norm())
 
 
@@ -504,6 +504,12 @@ def test_surgery_on_real_losses(name: str, encoder: str, windows: Windows) -> No
 def test_surgery_on_one_task_is_refused(name: str, windows: Windows) -> None:
     with pytest.raises(UserError, match=rf"step '{name}' settles conflicts between tasks, and there is one"):
         start(only("contrastive", f"step.name={name}"), windows)
+
+
+def test_a_hidden_layer_that_no_task_trains_is_refused_before_a_run(windows: Windows) -> None:
+    config = only("mae", "encoder.name=transformer", "encoder.hidden=8")
+    with pytest.raises(UserError, match=r"would not train the hidden layer: set encoder\.hidden=null"):
+        check_trainable(config, windows)
 
 
 @pytest.mark.parametrize("task", ["mae", "codes", "ijepa"])

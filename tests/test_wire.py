@@ -20,6 +20,7 @@ from client.app import app as client_app
 from server.aggregation import Aggregator
 from server.introduction import Introductions, Member
 from server.strategy import PeopleStrategy
+from shared.data import load
 from shared.errors import UserError
 from shared.exchange import UNEXPECTED, Manifest, arrays_of, outgoing
 from shared.metrics import read_metrics
@@ -281,6 +282,7 @@ def test_an_introduction_of_any_records_leaves_the_honest_ones(answers: Answers,
         ({"size": [10**12]}, "expected a size of at most 1000000 values a channel, found 1000000000000 samples"),
         ({"size": [10**12, 0]}, "sensors.size.1: Input should be greater than 0"),
         ({"size": [1] * 1000}, "sensors.size: Tuple should have at most 2 items"),
+        ({"size": [32, 32], "rate": None}, "sensors have no rate: expected windows with a time axis"),
         ({"size": [8, 16]}, "expected a rate (Hz) of windows, and none of images; found 8 x 16 pixels and rate 50.0"),
         ({"units": ["g"]}, "expected a unit for each of 3 channels, found ['g']"),
         ({"data": "x" * 10**6}, "data: String should have at most 100 characters"),
@@ -290,7 +292,8 @@ def test_the_first_client_alone_does_not_tell_what_all_measure(
     change: dict[str, object], words: str, answers: Answers, log: Lines
 ) -> None:
     content = introduction_of(0)
-    answers.hostile = RecordDict(content | {"sensors": ConfigRecord(dict(content["sensors"]) | change)})
+    changed = {name: value for name, value in (dict(content["sensors"]) | change).items() if value is not None}
+    answers.hostile = RecordDict(content | {"sensors": ConfigRecord(changed)})
     federation = Introductions(answers.grid, configure().federation, Manifest()).wait_for_members()
     assert [member.partition for member in federation.members] == [1, 2]
     assert words in log.lines[0]
@@ -326,7 +329,7 @@ def test_names_that_a_client_invents_are_one_row_of_the_manifest() -> None:
 
 def order() -> dict[str, ConfigRecord | ArrayRecord]:
     sums = {"count": 1280, "total": [0.0] * 6, "squares": [1280.0] * 6}
-    encoder = build_initial_encoder(configure(), 6, 128)
+    encoder = build_initial_encoder(configure(), load(configure().data)[0].meta.spec)
     arrays = ArrayRecord({name: Array(value) for name, value in outgoing(encoder, "average").items()})
     return {"config": ConfigRecord({"server-round": 1, "run": "0" * 16} | sums), "arrays": arrays}
 

@@ -1,12 +1,12 @@
 """How the losses of a batch become gradients, by name."""
 
 from shared.errors import choose
-from shared.steps.base import Losses, Plain, Step, StepContext, StepSettings
+from shared.steps.base import Losses, Pass, Step, StepContext, StepSettings
 from shared.steps.surgery import RULES, Surgery
 from shared.steps.tc2 import TC2
 
 STEPS: dict[str, type[Step]] = {
-    "plain": Plain,
+    "plain": Step,
     "tc2": TC2,
     **dict.fromkeys(RULES, Surgery),
 }
@@ -21,4 +21,4 @@ def build_step(settings: StepSettings, context: StepContext) -> Step:
     return choose("step", STEPS, settings.name)(settings, context)
 
 
-__all__ = ["STEPS", "Losses", "Plain", "Step", "StepContext", "StepSettings", "build_step"]
+__all__ = ["STEPS", "Losses", "Pass", "Step", "StepContext", "StepSettings", "build_step"]

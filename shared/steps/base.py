@@ -95,10 +95,29 @@ class LossesAt(Protocol):
         ...
 
 
-class Step(nn.Module):
-    """Gradients for one step of the optimizer. It may own modules: they are private, and no part of a saved encoder.
+class Pass(NamedTuple):
+    """What a step makes gradients of.
 
-    A step is not a weighting: that says how K losses become one, and goes with any step.
+    Args:
+        losses_at: Computes losses.
+        parts: Of the batch, with their views.
+        weighting: Makes one loss of the tasks'.
+        model: Whose parameters they are; the heads' names begin with "heads.", the step's own with "step.".
+        pull: A scalar that is added to the loss; None: nothing is.
+    """
+
+    losses_at: LossesAt
+    parts: Sequence[Draw]
+    weighting: Weighting
+    model: nn.Module
+    pull: Tensor | None
+
+
+class Step(nn.Module):
+    """Gradients for one step of the optimizer: here, plainly, that of the weighted sum of the losses.
+
+    Other steps are derived from it. They may own modules: those are private, and no part of a saved encoder. A step is
+    not a weighting: that says how K losses become one, and goes with any step.
 
     Args:
         settings: The block ``step`` of the configuration.
@@ -112,43 +131,16 @@ class Step(nn.Module):
         """Return into how many parts a batch of so many windows is cut; each task is posed for each part by itself."""
         return 1
 
-    def backward(
-        self,
-        losses_at: LossesAt,
-        parts: Sequence[Draw],
-        weighting: Weighting,
-        model: nn.Module,
-        pull: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, given: Pass) -> tuple[Tensor, Tensor]:
         """Give all parameters their gradients.
-
-        Args:
-            losses_at: Computes losses.
-            parts: Of the batch, with their views.
-            weighting: Makes one loss of the tasks'.
-            model: Whose parameters they are; the heads' names begin with "heads.", the step's own with "step.".
-            pull: A scalar that is added to the loss.
 
         Returns:
             The losses of the K tasks, (K,), and the scalar that was minimised; without gradients.
         """
-        raise NotImplementedError
-
-
-class Plain(Step):
-    """The gradient of the weighted sum."""
-
-    def backward(
-        self,
-        losses_at: LossesAt,
-        parts: Sequence[Draw],
-        weighting: Weighting,
-        model: nn.Module,
-        pull: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """One pass backward."""
-        losses = losses_at(parts).values.mean(dim=0)
-        weighting.observe(losses.detach())
-        loss = weighting(losses) if pull is None else weighting(losses) + pull
+        losses = given.losses_at(given.parts).values.mean(dim=0)
+        given.weighting.observe(losses.detach())
+        loss = given.weighting(losses)
+        if given.pull is not None:
+            loss = loss + given.pull
         loss.backward()
         return losses.detach(), loss.detach()

@@ -6,13 +6,13 @@ problems are solved by scipy instead: torchjd's own solvers bring seven packages
 Shapes: K tasks; the Gramian (K, K) of their gradients.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
-from torch import Tensor, nn
+from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator, MGDAWeighting, PCGradWeighting, UPGradWeighting
 from torchjd.aggregation import Weighting as Rule
 from torchjd.autojac import jac_to_grad, mtl_backward
@@ -20,9 +20,7 @@ from torchjd.linalg import DualConeProjector, PSDMatrix
 
 from shared.errors import UserError
 from shared.seeding import seeded_initialisation
-from shared.steps.base import LossesAt, Plain, StepContext, StepSettings
-from shared.tasks import Draw
-from shared.weighting import Weighting
+from shared.steps.base import Pass, Step, StepContext, StepSettings
 
 CAGRAD_RADIUS = 0.4
 """c, of CAGrad: how far it may go from the mean gradient, in lengths of it."""
@@ -106,7 +104,7 @@ learning". CAGrad: Liu et al. 2021. MGDA: Sener and Koltun 2018, "Multi-task lea
 """
 
 
-class Surgery(Plain):
+class Surgery(Step):
     """The encoder's gradient by a rule, from those of the K weighted losses; each head's from its own loss.
 
     It costs a pass backward through the encoder for each task.
@@ -129,35 +127,29 @@ class Surgery(Plain):
         self.aggregator = GramianWeightedAggregator(RULES[settings.name]())
         self.register_buffer("draws", torch.randint(2**62, ()))
 
-    def backward(
-        self,
-        losses_at: LossesAt,
-        parts: Sequence[Draw],
-        weighting: Weighting,
-        model: nn.Module,
-        pull: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, given: Pass) -> tuple[Tensor, Tensor]:
         """A pass backward for each task, and one for the pull."""
-        given = losses_at(parts)
-        losses = [of_task.mean() for of_task in given.tasks]
+        found = given.losses_at(given.parts)
+        losses = [of_task.mean() for of_task in found.tasks]
         values = torch.stack(losses).detach()
-        weighting.observe(values)
-        shared = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith(("heads.", "step."))]
+        given.weighting.observe(values)
+        weights = {name: weight for name, weight in given.model.named_parameters() if weight.requires_grad}
+        shared = [weight for name, weight in weights.items() if not name.startswith(("heads.", "step."))]
         mtl_backward(
             losses,
-            features=[*given.embeddings, *given.tokens],
-            grad_tensors=list(weighting.weights()),
+            features=[*found.embeddings, *found.tokens],
+            grad_tensors=list(given.weighting.weights()),
             shared_params=shared,
             parallel_chunk_size=1,
         )
         with seeded_initialisation("surgery", int(self.draws)):
             jac_to_grad(shared, self.aggregator, optimize_gramian_computation=True)
         self.draws += 1
-        loss = weighting(values)
-        if pull is None:
+        loss = given.weighting(values)
+        if given.pull is None:
             return values, loss
-        torch.autograd.backward(pull)
-        return values, loss + pull.detach()
+        torch.autograd.backward(given.pull)
+        return values, loss + given.pull.detach()
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.float64]:

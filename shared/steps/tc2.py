@@ -22,16 +22,12 @@ trains, in two stages, on top of any loss. All else is inferred here, from that 
 Shapes: M views, D embedding, F factors, P parts of a batch, K tasks.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.steps.base import LossesAt, Plain, StepContext, StepSettings
-from shared.tasks import Draw
-from shared.weighting import Weighting
+from shared.steps.base import Pass, Step, StepContext, StepSettings
 
 FIRST_STRENGTH = 0.1
 """The scalar a before training."""
@@ -40,7 +36,7 @@ HIDDEN = 128
 """Units of the hidden layer of f_w."""
 
 
-class TC2(Plain):
+class TC2(Step):
     """Two stages: gradients of the losses for encoder and heads, then for the calibration, judged by held-out parts.
 
     First stage: all parts give the gradient of the encoder and the heads, through a calibration that stays as it is.
@@ -97,17 +93,11 @@ class TC2(Plain):
         factors = F.normalize(self.factors, dim=1)
         return self.weigh(standardised) @ factors.T, factors
 
-    def backward(
-        self,
-        losses_at: LossesAt,
-        parts: Sequence[Draw],
-        weighting: Weighting,
-        model: nn.Module,
-        pull: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, given: Pass) -> tuple[Tensor, Tensor]:
         """Both stages."""
+        losses_at, parts, weighting, model, pull = given
         if len(parts) == 1:
-            return super().backward(losses_at, parts, weighting, model, pull)
+            return super().backward(given)
         support, query = parts[: len(parts) // 2], parts[len(parts) // 2 :]
         outer = {n: p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("step.")}
         second_order = self.settings.order == "second"

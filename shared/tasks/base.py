@@ -35,7 +35,6 @@ class TaskContext:
     Args:
         channels: The C channels.
         transform: Makes a view of a window, where a task compares views (the block ``views`` of the configuration).
-        samples: T.
         dim: D, of what is pooled.
         width: H, of a token.
         positions: L.
@@ -47,7 +46,6 @@ class TaskContext:
 
     channels: Channels
     transform: Transform
-    samples: int
     dim: int
     width: int
     positions: int
@@ -60,6 +58,11 @@ class TaskContext:
     def channel_count(self) -> int:
         """C."""
         return len(self.channels.std)
+
+    @property
+    def samples(self) -> int:
+        """T."""
+        return self.channels.spec.time.samples
 
 
 class Batch(NamedTuple):

@@ -17,7 +17,7 @@ from shared.data.windows import Windows
 from shared.encoders import Encoded, Encoder, View
 from shared.extras.clusters import cluster_codes
 from shared.losses import cosine_logits
-from shared.masks import MaskSettings, check_maskable, draw_mask
+from shared.masks import Masks, MaskSettings
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 
 
@@ -67,14 +67,14 @@ class Codes(Task):
 
     def __init__(self, settings: CodesSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
-        check_maskable(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.positions)
         self.settings, self.context = settings, context
         self.head = nn.Linear(context.width, settings.projection)
         self.embeddings = nn.Parameter(torch.randn(settings.clusters, settings.projection))
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """The windows, masked."""
-        mask = draw_mask(self.settings.mask, len(batch.x), self.context.positions, self.context.channels, generator)
+        mask = self.masker.draw(len(batch.x), generator)
         return [View(batch.x, mask=mask)], mask.any(dim=1)
 
     def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from shared.encoders import Encoded, View
-from shared.masks import MaskSettings, check_maskable, draw_mask
+from shared.masks import Masks, MaskSettings
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
 
 
@@ -49,15 +49,13 @@ class Data2vec(Task):
 
     def __init__(self, settings: Data2vecSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
-        check_maskable(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.positions)
         self.settings = settings
-        self.channels = context.channels
-        self.positions = context.positions
         self.head = mlp(context.width, settings.hidden, context.width)
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """The windows, masked for the student and whole for the teacher."""
-        mask = draw_mask(self.settings.mask, len(batch.x), self.positions, self.channels, generator)
+        mask = self.masker.draw(len(batch.x), generator)
         return [View(batch.x, mask=mask), View(batch.x, teacher=True)], mask.any(dim=1)
 
     def loss(self, encoded: list[Encoded], memory: Tensor, batch: Batch) -> Tensor:

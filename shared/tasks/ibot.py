@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.encoders import Encoded, View
-from shared.masks import MaskSettings, check_maskable, draw_mask
+from shared.masks import Masks, MaskSettings
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 from shared.tasks.distillation import Distillation, DistillationSettings
 
@@ -41,10 +41,9 @@ class IBOT(Task):
 
     def __init__(self, settings: IBOTSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
-        check_maskable(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.positions)
         self.settings = settings
         self.channels = context.channels
-        self.positions = context.positions
         self.transform = context.transform
         self.distillation = Distillation(context.width, settings)
         self.chance = math.log(settings.prototypes)
@@ -52,7 +51,7 @@ class IBOT(Task):
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """One augmented view of each window, masked for the student and whole for the teacher."""
         x = self.transform(batch.x, generator, self.channels)
-        mask = draw_mask(self.settings.mask, len(x), self.positions, self.channels, generator)
+        mask = self.masker.draw(len(x), generator)
         return [View(x, mask=mask), View(x, teacher=True)], mask.any(dim=1)
 
     def loss(self, encoded: list[Encoded], memory: Tensor, batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ from shared.encoders import Encoded, View
 from shared.errors import UserError
 from shared.layers import ATTENTION_HEADS, TokenDecoder
 from shared.losses import masked_mse
-from shared.masks import MaskSettings, check_maskable, draw_mask, of_samples, patches, visible_positions
+from shared.masks import Masks, MaskSettings, of_samples, patches, visible_positions
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 
 EPSILON = 1e-2
@@ -62,7 +62,7 @@ class MAE(Task):
                 f"task 'mae' leaves positions out, and masks of kind {settings.mask.kind!r} hide some of the channels "
                 "of a position only: set tasks.mae.visible_only=false, or tasks.mae.mask.kind to tube, span or block"
             )
-        check_maskable(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.positions)
         self.settings, self.context = settings, context
         self.masks = not settings.visible_only
         outputs = context.channel_count * context.stride
@@ -70,7 +70,7 @@ class MAE(Task):
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], tuple[Tensor, Tensor]]:
         """The windows, masked, or with positions left out."""
-        mask = draw_mask(self.settings.mask, len(batch.x), self.context.positions, self.context.channels, generator)
+        mask = self.masker.draw(len(batch.x), generator)
         if self.settings.mask.whole_positions:
             keep = visible_positions(mask)
         else:

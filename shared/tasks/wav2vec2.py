@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shared.encoders import Encoded, View
 from shared.losses import code_monotony, contrast_positions
-from shared.masks import MaskSettings, check_maskable, draw_mask, patches
+from shared.masks import Masks, MaskSettings, patches
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 
 SOFTEST, HARDEST = 2.0, 0.5
@@ -64,7 +64,7 @@ class Wav2vec2(Task):
 
     def __init__(self, settings: Wav2vec2Settings, context: TaskContext) -> None:
         super().__init__(settings, context)
-        check_maskable(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.positions)
         self.settings, self.context = settings, context
         self.shape = (settings.groups, settings.codes)
         score = nn.Linear(settings.hidden, settings.groups * settings.codes)
@@ -85,7 +85,7 @@ class Wav2vec2(Task):
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], _Memory]:
         """The windows, masked."""
         n, positions = len(batch.x), self.context.positions
-        mask = draw_mask(self.settings.mask, n, positions, self.context.channels, generator)
+        mask = self.masker.draw(n, generator)
         exponential = torch.empty(n, positions, *self.shape, device=batch.x.device).exponential_(generator=generator)
         return [View(batch.x, mask=mask)], _Memory(mask.any(dim=1), -exponential.log())
 
