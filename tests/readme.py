@@ -1,4 +1,4 @@
-"""Commands of a page, as written there; long ones get fewer rounds, epochs, seeds or people, or a narrow encoder."""
+"""Commands of the README and of docs, as written there; long ones get fewer rounds, seeds or people."""
 
 import os
 import re
@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("start", "uci_har", "speed", "privacy", "faults"))]
+TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+"""The pages whose commands build on each other."""
 
 NARROW = "encoder.width=16"
 THREE_PEOPLE = f"{NARROW} federation.min_clients=3 data.holdout=[1,3,5,6,7,8,11,14,15,16,17,19,21,22,23,25,26,27]"
@@ -39,7 +41,7 @@ ELSEWHERE = {
 }
 
 
-def commands(language: str, page: str = README) -> list[str]:
+def commands(language: str, page: str = TEXT) -> list[str]:
     blocks = re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
     lines = [line.split("   #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith(("export", "#"))]

@@ -1,6 +1,6 @@
 """What a deployed federation survives: real processes that are killed, hang, come late, lie, or run out of disk.
 
-README.md ("What it survives") tells what each of these faults costs. The tests wait for what happens and never for a
+docs/faults.md tells what each of these faults costs. The tests wait for what happens and never for a
 time, so that they mean the same on a slow machine.
 """
 

@@ -21,8 +21,10 @@ FLWR = str(Path(sys.executable).parent / "flwr")
 
 
 @pytest.mark.timeout(400)
-def test_flwr_run_of_the_readme_completes_and_leaves_an_encoder_in_the_data_folder(tmp_path: Path) -> None:
-    command = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("flwr run ."))
+def test_flwr_run_as_docs_have_it_completes_and_leaves_an_encoder_in_the_data_folder(tmp_path: Path) -> None:
+    command = next(
+        line for line in (ROOT / "docs" / "start.md").read_text().splitlines() if line.startswith("flwr run .")
+    )
     federation, overrides = re.findall(r"--federation-config \"(.*?)\" --run-config '(.*?)'", command)[0]
     environment = os.environ | {
         "FLWR_HOME": str(tmp_path / "flwr"),

@@ -1,4 +1,4 @@
-"""Every command of the README on UCI HAR runs as it is written there; apart, because both files take minutes."""
+"""Every command of the README and of docs on UCI HAR runs as written there; apart, because both files take minutes."""
 
 from pathlib import Path
 
