@@ -24,6 +24,7 @@ from centralized_baseline.__main__ import train_centralized
 from shared.checkpoint import load_encoder
 from shared.config import Config, load_config
 from shared.data import load
+from shared.data.person import in_order
 from shared.errors import UserError, run_command
 from shared.evaluate import ProbeReport, bootstrap_mean, draw_regime, encoded, mean_std, probe
 from shared.files import write_atomic
@@ -57,7 +58,7 @@ class Variant(BaseModel):
         """Mean and population standard deviation over the folds."""
         return mean_std([report.summary()["linear"][regime]["accuracy"]["mean"] for report in self.reports])
 
-    def person_accuracy(self, regime: str) -> dict[int, float]:
+    def person_accuracy(self, regime: str) -> dict[str, float]:
         """Accuracy of each person, who is held out in exactly one fold."""
         return {person: value for report in self.reports for person, value in report.person_accuracy(regime).items()}
 
@@ -99,7 +100,7 @@ def main(arguments: list[str]) -> None:
     console.print(f"wrote {folder / RESULT}", highlight=False, markup=False, soft_wrap=True)
 
 
-def split_people(people: Sequence[int], folds: int, seed: int) -> list[tuple[int, ...]]:
+def split_people(people: Sequence[str], folds: int, seed: int) -> list[tuple[str, ...]]:
     """Split people into ``folds`` groups of nearly equal size, in an order drawn from the seed.
 
     Raises:
@@ -108,7 +109,7 @@ def split_people(people: Sequence[int], folds: int, seed: int) -> list[tuple[int
     if not 2 <= folds <= len(people):
         raise UserError(f"--folds must be 2 to {len(people)}, the number of training people with labels, found {folds}")
     order = np.random.default_rng(seed).permutation(people)
-    return [tuple(sorted(int(person) for person in part)) for part in np.array_split(order, folds)]
+    return [tuple(in_order(part.tolist())) for part in np.array_split(order, folds)]
 
 
 def _check_data(base: Config, configs: Sequence[Config]) -> None:
@@ -190,7 +191,7 @@ def _together(text: str) -> list[str]:
         raise UserError(f"--variant {text!r} cannot be split into key=value: {error}") from None
 
 
-def _judge_fold(config: Config, people: tuple[int, ...], folder: Path, options: argparse.Namespace) -> ProbeReport:
+def _judge_fold(config: Config, people: tuple[str, ...], folder: Path, options: argparse.Namespace) -> ProbeReport:
     """Train without some people, in a run folder of its own, and probe the encoder on them."""
     data = config.data.model_copy(update={"holdout": people})
     train_centralized(config.model_copy(update={"data": data}), folder, resume=(folder / "config.yaml").is_file())
@@ -199,7 +200,7 @@ def _judge_fold(config: Config, people: tuple[int, ...], folder: Path, options: 
     return probe(encoded(encoder, train, test), train, test, seeds=range(options.seeds), regimes=options.regimes)
 
 
-def _to_json(folds: Sequence[tuple[int, ...]], variants: Sequence[Variant], regimes: Sequence[str]) -> str:
+def _to_json(folds: Sequence[tuple[str, ...]], variants: Sequence[Variant], regimes: Sequence[str]) -> str:
     content = {
         "folds": folds,
         "variants": [
@@ -210,7 +211,7 @@ def _to_json(folds: Sequence[tuple[int, ...]], variants: Sequence[Variant], regi
     return json.dumps(content) + "\n"
 
 
-def _table(variants: Sequence[Variant], regimes: Sequence[str], folds: Sequence[tuple[int, ...]]) -> Table:
+def _table(variants: Sequence[Variant], regimes: Sequence[str], folds: Sequence[tuple[str, ...]]) -> Table:
     """Return mean ± spread of the accuracy in percent by variant, and how it compares with the first, by person."""
     first, last = variants[0], "all" if "all" in regimes else regimes[-1]
     table = Table(

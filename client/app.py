@@ -24,6 +24,7 @@ from shared.config import Config
 from shared.cpu import set_up_process
 from shared.data import DataSettings, People, training_people
 from shared.data.folder import load_own
+from shared.data.person import file_name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Windows
 from shared.errors import UserError
@@ -69,13 +70,12 @@ def introduce(message: Message, context: Context) -> Message:
     metrics = MetricRecord(
         {
             "partition-id": _partition(context),
-            "person": windows.people[0],
             "num-examples": len(windows),
         }
         | statistics.to_dict()
     )
     spec = windows.meta.spec.model_dump(mode="json", exclude_none=True)
-    sensors = ConfigRecord({"data": windows.meta.name} | spec)
+    sensors = ConfigRecord({"person": windows.people[0], "data": windows.meta.name} | spec)
     return Message(RecordDict({"metrics": metrics, "sensors": sensors}), reply_to=message)
 
 
@@ -93,7 +93,7 @@ def train(message: Message, context: Context) -> Message:
     model = training.model
     policy = config.federation.norm_statistics
     state = PrivateState(
-        _state_root(context, run_folder, order.run) / f"person_{data.person:02d}",
+        _state_root(context, run_folder, order.run) / file_name(data.person),
         config.digest("federated"),
         policy,
     )

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 
 from shared.config import FederationSettings
+from shared.data.person import Person
 from shared.data.spec import InputSpec, Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Meta
@@ -33,7 +34,7 @@ class Member:
 
     node: int
     partition: int
-    person: int
+    person: str
     windows: int
 
 
@@ -59,7 +60,7 @@ class Introduction(Sums):
     """
 
     partition: int = Field(alias="partition-id", ge=0, lt=2**63)
-    person: int = Field(ge=-(2**63), lt=2**63)
+    person: Person
     windows: int = Field(alias="num-examples", gt=0, le=1_000_000_000)
     data: Name
     sensors: InputSpec
@@ -176,7 +177,8 @@ class Introductions:
             if content.array_records:
                 raise UserError(f"expected no arrays, found {quoted(sorted(content.array_records))}")
             sensors = dict(content["sensors"])
-            values = dict(content["metrics"]) | {"data": sensors.pop("data", None), "sensors": sensors}
+            texts = {name: sensors.pop(name, None) for name in ("person", "data")}
+            values = dict(content["metrics"]) | texts | {"sensors": sensors}
             introduction = read_record(Introduction, values)
             expected = {place: {name: shape_of(value) for name, value in content[place].items()} for place in content}
         except UserError as error:

@@ -97,7 +97,7 @@ class PeopleStrategy(Strategy):
         self._forms = wire_forms(self._sent, self.config.federation.upload)
         for member in self.newcomers():
             self.members[member.partition] = member
-            LOG.info("round %d: person %d has joined", true_round, member.person)
+            LOG.info("round %d: person %s has joined", true_round, member.person)
         cohort = self.draw_cohort(true_round)
         self.ledger.count(member.person for member in cohort)
         for _ in cohort:

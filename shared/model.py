@@ -19,7 +19,7 @@ from shared.tasks import TASKS, Batch, Draw, Task, TaskContext
 from shared.teacher import MovingAverage, TeacherSettings
 from shared.weighting import Weighting, build_weighting
 
-EVERYBODY = 0
+EVERYBODY = "0"
 """Stands for the person where windows of several people are trained together."""
 
 
@@ -37,7 +37,7 @@ class TrainingData:
     x: Tensor
     extras: Mapping[str, Tensor]
     windows: Windows
-    person: int
+    person: str
 
     def __len__(self) -> int:
         return len(self.x)

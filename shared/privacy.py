@@ -123,9 +123,9 @@ class Ledger:
         self._rounds = Counter[str](saved["rounds"] if saved else {})
         self._resumes = saved["resumes"] + 1 if saved else 0
 
-    def count(self, people: Iterable[int]) -> None:
+    def count(self, people: Iterable[str]) -> None:
         """Count a round of these people."""
-        self._rounds.update(map(str, people))
+        self._rounds.update(people)
 
     def state(self) -> dict[str, Any]:
         """Return what a later ``Ledger(saved=...)`` continues from."""

@@ -37,7 +37,7 @@ class Tracker:
         for row in rows:
             prefix = f"{row['kind']}_{row['person']}" if "person" in row else row["kind"]
             for key, value in row.items():
-                if isinstance(value, int | float) and key not in ("person", "round"):
+                if isinstance(value, int | float) and key != "round":
                     self._board.add_scalar(f"{prefix}/{key}", value, row["round"])
 
     def close(self) -> None:

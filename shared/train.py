@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from shared.checkpoint import pack_optimizer, unpack_optimizer
 from shared.collapse import common_complaint, signs
 from shared.config import Config, TrainSettings
+from shared.data.person import person_seed
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
@@ -194,7 +195,7 @@ class Training:
         for epoch in epochs:
             started = time.perf_counter()
             self._remake_extras(epoch)
-            generator = make_generator(self._config.seed, epoch, data.person, device=device)
+            generator = make_generator(self._config.seed, epoch, person_seed(data.person), device=device)
             order = torch.randperm(len(data), generator=generator, device=device)
             sums = torch.zeros(len(model.tasks), device=device)
             total = torch.zeros((), device=device)

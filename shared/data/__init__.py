@@ -7,6 +7,7 @@ from typing import Annotated
 
 from shared.data import folder, synthetic, uci_har, watch
 from shared.data.partition import by_person, each_person
+from shared.data.person import Person, in_order
 from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Windows
 from shared.errors import UserError, choose
@@ -35,7 +36,7 @@ class DataSettings(Settings):
 
     name: str
     path: Annotated[Path | None, NO_IDENTITY]
-    holdout: tuple[int, ...]
+    holdout: tuple[Person, ...]
 
 
 def load(settings: DataSettings) -> tuple[Windows, Windows]:
@@ -58,36 +59,36 @@ def _load(settings: DataSettings) -> tuple[Windows, Windows]:
     if settings.holdout:
         rest = without(train.people, settings.holdout, train.meta.name)
         train, test = train.of(rest), train.of(list(settings.holdout))
-    if both := sorted(set(train.people) & set(test.people)):
+    if both := in_order(set(train.people) & set(test.people)):
         raise UserError(f"{settings.name}: people {both} are in both the training and the test part")
     return train, test
 
 
-def without(people: Sequence[int], holdout: Collection[int], name: str) -> list[int]:
+def without(people: Sequence[str], holdout: Collection[str], name: str) -> list[str]:
     """Return the training people who stay when some are held out.
 
     Raises:
         UserError: A held-out person who is not there, or nobody left to train on.
     """
-    if missing := sorted(set(holdout) - set(people)):
+    if missing := in_order(set(holdout) - set(people)):
         raise UserError(f"{name}: unknown people {missing}; there are {list(people)}")
     rest = [person for person in people if person not in holdout]
     if not rest:
-        raise UserError(f"{name}: holdout {sorted(holdout)} leaves nobody to train on")
+        raise UserError(f"{name}: holdout {in_order(holdout)} leaves nobody to train on")
     return rest
 
 
 @dataclass(frozen=True)
 class People:
-    """People's windows, one person after another in ascending order of their ids.
+    """People's windows, one person after another in the natural order of their ids.
 
     Args:
         ids: Of the people; the i-th is the client with partition-id i.
         read: Returns the windows of the person with an id.
     """
 
-    ids: Sequence[int]
-    read: Callable[[int], Windows]
+    ids: Sequence[str]
+    read: Callable[[str], Windows]
 
     def __len__(self) -> int:
         return len(self.ids)

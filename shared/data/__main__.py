@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shared.data import DATASETS, DataSettings, load
 from shared.data.download import INNER_SHA256, OUTER_SHA256, URL, download_uci_har
+from shared.data.partition import each_person
+from shared.data.person import person_id
 from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
 from shared.data.uci_har import download_target
@@ -37,8 +40,9 @@ def main(arguments: list[str]) -> None:
         info(_settings(options), console)
     elif options.command == "split":
         people = split_people(_settings(options), options.out, options.virtual)
-        ids = people if len(people) <= _LISTED else f"{people[0]} to {people[-1]}"
-        console.print(f"{options.out}: one file each for {len(people)} people: {ids}", soft_wrap=True)
+        ids = ", ".join(people) if len(people) <= _LISTED else f"{people[0]} to {people[-1]}"
+        words = f"{options.out}: one file each for {len(people)} people: {ids}"
+        console.print(words, markup=False, soft_wrap=True)
     else:
         download_uci_har(download_target(), options.url, options.outer_sha256, options.inner_sha256)
         console.print(f"UCI HAR is at {download_target()}, both checksums are right", soft_wrap=True)
@@ -74,9 +78,9 @@ def _people_table(train: Windows, test: Windows) -> Table:
     for name in ("labelled", "not labelled"):
         table.add_column(name, justify="right")
     for part, windows in (("train", train), ("test", test)):
-        for person in windows.people:
-            counts = np.bincount(windows.of([person]).y - UNLABELLED, minlength=len(train.meta.classes) + 1).tolist()
-            table.add_row(part, str(person), *map(str, (*counts[1:], sum(counts[1:]), counts[0])))
+        for own in each_person(windows):
+            counts = np.bincount(own.y - UNLABELLED, minlength=len(train.meta.classes) + 1).tolist()
+            table.add_row(part, escape(own.people[0]), *map(str, (*counts[1:], sum(counts[1:]), counts[0])))
         table.add_section()
     return table
 
@@ -106,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--path", type=Path, help="folder or zip of the data set (default: its usual place)")
         command.add_argument(
             "--holdout",
-            type=int,
+            type=person_id,
             nargs="+",
             default=[],
             metavar="PERSON",

@@ -8,11 +8,12 @@
       "channels": ["total_acc_x", "total_acc_y", ...],  C names; see ``shared.data.spec.InputSpec``
       "units": ["g", "g", ...],                         one per channel; "g" and "rad/s" for known sensors
       "classes": ["sitting", "walking", ...],           activity names; label k is the k-th of them; may be empty
-      "test_people": [3, 7],                            these test, all others train; may be empty
+      "test_people": ["3", "Anna B."],                  these test, all others train; may be empty
       "feature_names": []                               optional: names of F features of each window
     }
 
-``person_<id>.npz`` holds the windows of the person with that number, as written by ``numpy.savez``:
+``person_<id>.npz`` holds the windows of the person with that id, as written by ``numpy.savez``. An id is a text or a
+whole number (``shared.data.person``); what a file's name cannot hold is quoted as in a URL, ``person_uci_har%2F3.npz``:
 
     ====================  =======================  ==================================================
     ``x``                 float (N, C, T)          windows in the units of the description
@@ -26,7 +27,6 @@ Nothing is unpickled, so a file from elsewhere runs no code.
 """
 
 import json
-import re
 import secrets
 import shutil
 from collections import Counter
@@ -39,6 +39,7 @@ from pydantic import Field, ValidationError
 
 from shared.data.archive import DAMAGE
 from shared.data.partition import each_person
+from shared.data.person import Person, file_name, in_order, of_file_name
 from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows, expected_labels
 from shared.errors import UserError, nearest
@@ -47,7 +48,6 @@ from shared.plausible import SENSORS, check_units
 from shared.settings import Settings
 
 DESCRIPTION = "dataset.json"
-_PERSON = re.compile(r"person_(\d+)\.npz")
 
 
 class Description(Settings):
@@ -61,7 +61,7 @@ class Description(Settings):
     channels: tuple[str, ...]
     units: tuple[str, ...]
     classes: tuple[str, ...]
-    test_people: tuple[int, ...]
+    test_people: tuple[Person, ...]
     feature_names: tuple[str, ...] = ()
 
 
@@ -82,13 +82,13 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
     windows = Windows(
         x=np.concatenate([part.x for part in parts]),
         y=np.concatenate([part.y for part in parts]),
-        subject=np.concatenate([part.subject for part in parts]),
+        person=np.concatenate([part.person for part in parts]),
         meta=files.meta,
         features=np.concatenate([part.features for part in parts if part.features is not None])
         if files.meta.feature_names
         else None,
     )
-    test = np.isin(windows.subject, files.test_people)
+    test = np.isin(windows.person, files.test_people)
     return windows[~test], windows[test]
 
 
@@ -107,15 +107,15 @@ class PersonFiles:
             raise UserError("data set folder needs a path: set data.path to the folder that holds dataset.json")
         description = _read_description(path)
         self._files = _person_files(path)
-        self.people = sorted(self._files)
+        self.people = in_order(self._files)
         self.meta = _meta(description, path / DESCRIPTION, _size(self._files[self.people[0]]))
         self.test_people = description.test_people
-        if missing := sorted(set(self.test_people) - set(self.people)):
+        if missing := in_order(set(self.test_people) - set(self.people)):
             raise UserError(
                 f"{path / DESCRIPTION}: test_people {missing} have no file person_<id>.npz; found {self.people}"
             )
 
-    def read(self, person: int) -> Windows:
+    def read(self, person: str) -> Windows:
         """Return one person's windows, which are checked against the description and the first person's.
 
         Raises:
@@ -136,11 +136,11 @@ def load_own(path: Path) -> Windows:
     """
     description = _read_description(path)
     files, test_people = _person_files(path), set(description.test_people)
-    train = sorted(set(files) - test_people)
+    train = in_order(set(files) - test_people)
     if len(files) != 1 or not train:
         raise UserError(
             f"the node's data folder {path} must hold the windows of exactly one person, who trains; found training "
-            f"people {train} and test people {sorted(set(files) & test_people)}"
+            f"people {train} and test people {in_order(set(files) & test_people)}"
         )
     (person,) = train
     return _read_person(files[person], person, _meta(description, path / DESCRIPTION, _size(files[person])))
@@ -167,7 +167,7 @@ def write_folder(folder: Path, train: Windows, test: Windows) -> None:
     try:
         for part in (train, test):
             for windows in each_person(part):
-                _write_person(temporary / f"person_{windows.people[0]}.npz", windows)
+                _write_person(temporary / f"{file_name(windows.people[0])}.npz", windows)
         write_atomic(temporary / DESCRIPTION, _describe(train.meta, test.people))
         temporary.replace(folder)
     except OSError as error:
@@ -183,11 +183,11 @@ def _check_parts(train: Windows, test: Windows) -> None:
         )
     if not len(train) + len(test):
         raise UserError("there are no windows to write")
-    if both := sorted(set(train.people) & set(test.people)):
+    if both := in_order(set(train.people) & set(test.people)):
         raise UserError(f"people {both} are in both the training and the test part")
 
 
-def _describe(meta: Meta, test_people: list[int]) -> str:
+def _describe(meta: Meta, test_people: list[str]) -> str:
     description = Description(
         name=meta.name,
         rate=meta.spec.time.rate,
@@ -267,14 +267,14 @@ def _meta(description: Description, place: Path, size: tuple[int, ...]) -> Meta:
     return Meta(description.name, spec, description.classes, description.feature_names)
 
 
-def _person_files(folder: Path) -> dict[int, Path]:
-    """Return the file of each person, by the number in its name."""
-    files: dict[int, Path] = {}
+def _person_files(folder: Path) -> dict[str, Path]:
+    """Return the file of each person, by the id in its name."""
+    files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.npz")):
-        match = _PERSON.fullmatch(path.name)
-        if match is None:
-            raise UserError(f"{path}: expected a name like person_12.npz")
-        person = int(match[1])
+        try:
+            person = of_file_name(path.stem)
+        except UserError as error:
+            raise UserError(f"{path}: expected a name like person_12.npz; {error}") from None
         if person in files:
             raise UserError(f"{folder}: {files[person].name} and {path.name} are both of person {person}")
         files[person] = path
@@ -283,7 +283,7 @@ def _person_files(folder: Path) -> dict[int, Path]:
     return files
 
 
-def _read_person(path: Path, person: int, meta: Meta) -> Windows:
+def _read_person(path: Path, person: str, meta: Meta) -> Windows:
     """Read the windows of one person and check them against the description."""
     arrays = _read_arrays(path)
     expected = {"x", "features"} if meta.feature_names else {"x"}
@@ -299,7 +299,7 @@ def _read_person(path: Path, person: int, meta: Meta) -> Windows:
         features = _floats(path, "features", arrays["features"], (len(x), len(meta.feature_names)))
     y = _labels(path, arrays["y"], len(x), meta.classes) if "y" in arrays else np.full(len(x), UNLABELLED, np.int64)
     check_units(str(path), meta.spec.channels, x)
-    return Windows(x, y, np.full(len(x), person, np.int64), meta, features)
+    return Windows(x, y, np.full(len(x), person), meta, features)
 
 
 def _size(path: Path) -> tuple[int, ...]:

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.data.person import numbered, of_numbers, person_seed
 from shared.data.windows import Windows
 from shared.errors import UserError
 
 
 def by_person(windows: Windows) -> list[Windows]:
-    """Split windows into one part per person, in ascending order of the person ids.
+    """Split windows into one part per person, in the order of ``Windows.people``.
 
     Each part holds all windows of its person, in their original order, and no other window.
     """
@@ -20,9 +21,9 @@ def by_person(windows: Windows) -> list[Windows]:
 
 def each_person(windows: Windows) -> Iterator[Windows]:
     """Yield what ``by_person`` returns, one part after another, which takes less memory."""
-    order = np.argsort(windows.subject, kind="stable")
-    starts = np.searchsorted(windows.subject[order], windows.people[1:])
-    for rows in np.split(order, starts) if len(windows) else []:
+    _, places = numbered(windows.person)
+    order = np.argsort(places, kind="stable")
+    for rows in np.split(order, np.bincount(places).cumsum()[:-1]) if len(windows) else []:
         yield windows[rows]
 
 
@@ -34,7 +35,7 @@ def cut(windows: Windows, people: int, size: int) -> Windows:
 
     Args:
         windows: Of the real people.
-        people: Number of virtual people; their ids are 1 to ``people``.
+        people: Number of virtual people; their ids are "1" to ``people``.
         size: Windows of each.
 
     Raises:
@@ -51,9 +52,9 @@ def cut(windows: Windows, people: int, size: int) -> Windows:
         if len(part) < size:
             raise UserError(f"{name}: person {part.people[0]} has {len(part)} windows, fewer than the {size} asked for")
         starts = np.linspace(0, len(part) - size, len(runs)).round().astype(np.int64)
-        own = np.flatnonzero(windows.subject == part.people[0])
+        own = np.flatnonzero(windows.person == part.people[0])
         rows.append(own[starts[:, None] + np.arange(size)].ravel())
-    return replace(windows[np.concatenate(rows)], subject=np.repeat(np.arange(1, people + 1), size))
+    return replace(windows[np.concatenate(rows)], person=np.repeat(of_numbers(np.arange(1, people + 1)), size))
 
 
 def draw_labels(windows: Windows, per_class: int | None, seed: int) -> NDArray[np.int64]:
@@ -113,13 +114,15 @@ def draw_fraction(windows: Windows, fraction: float, seed: int) -> NDArray[np.in
     return np.sort(np.concatenate(chosen))
 
 
-def _shuffled_cells(windows: Windows, seed: int) -> dict[tuple[int, int], NDArray[np.int64]]:
+def _shuffled_cells(windows: Windows, seed: int) -> dict[tuple[str, int], NDArray[np.int64]]:
     """Return the labelled rows of each (person, class), in an order drawn from (seed, person, class)."""
     if seed < 0:
         raise UserError(f"the seed must not be negative, found {seed}")
     cells = {}
-    present = np.stack([windows.subject, windows.y], axis=1)[windows.labelled]
-    for person, label in np.unique(present, axis=0).tolist():
-        rows = np.flatnonzero((windows.subject == person) & (windows.y == label))
-        cells[person, label] = np.random.default_rng([seed, person, label]).permutation(rows)
+    people, places = numbered(windows.person)
+    present = np.stack([places, windows.y], axis=1)[windows.labelled]
+    for place, label in np.unique(present, axis=0).tolist():
+        rows = np.flatnonzero((places == place) & (windows.y == label))
+        generator = np.random.default_rng([seed, person_seed(people[place]), label])
+        cells[people[place], label] = generator.permutation(rows)
     return cells

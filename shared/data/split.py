@@ -8,7 +8,7 @@ from shared.data.partition import cut
 from shared.errors import UserError
 
 
-def split_people(settings: DataSettings, out: Path, virtual: tuple[int, int] | None = None) -> list[int]:
+def split_people(settings: DataSettings, out: Path, virtual: tuple[int, int] | None = None) -> list[str]:
     """Write the training people's windows in the layout of ``shared.data.folder``, one file per person.
 
     The folder is a data set of its own, in which everybody trains; a client needs its person's file and
@@ -20,7 +20,7 @@ def split_people(settings: DataSettings, out: Path, virtual: tuple[int, int] | N
         virtual: Cut the people into so many virtual ones, of so many windows each (``shared.data.partition.cut``).
 
     Returns:
-        The people's ids in ascending order: the i-th is the client with partition-id i.
+        The people's ids in natural order: the i-th is the client with partition-id i.
 
     Raises:
         UserError: Bad data, more virtual people than can be cut, or a folder that exists or cannot be written.

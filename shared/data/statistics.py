@@ -86,7 +86,7 @@ class ChannelStatistics:
         return self.count
 
 
-def warn_of_constant(people: Mapping[int, ChannelStatistics], channels: Sequence[str]) -> None:
+def warn_of_constant(people: Mapping[str, ChannelStatistics], channels: Sequence[str]) -> None:
     """Log a warning of each channel that never changes in all windows of a person: its sensor may be broken or missing.
 
     Args:
@@ -96,6 +96,6 @@ def warn_of_constant(people: Mapping[int, ChannelStatistics], channels: Sequence
     constant = {person: statistics.constant for person, statistics in people.items()}
     for index, channel in enumerate(channels):
         if whose := [person for person, found in constant.items() if found[index]]:
-            ids = ", ".join(map(str, whose[:LISTED])) + (", ..." if len(whose) > LISTED else "")
+            ids = ", ".join(whose[:LISTED]) + (", ..." if len(whose) > LISTED else "")
             count = f"{len(whose)} of {len(people)} people" if len(people) > 1 else "person"
             LOG.warning("channel %s never changes in the windows of %s %s: is the sensor broken?", channel, count, ids)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
@@ -51,7 +52,7 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
     people = np.repeat(np.arange(1, PEOPLE + 1), len(CLASSES) * WINDOWS)
     labels = np.tile(np.repeat(np.arange(len(CLASSES)), WINDOWS), PEOPLE)
     meta = Meta("synthetic", SPEC, CLASSES)
-    windows = Windows(_signals(people, labels).astype(np.float32), labels, people, meta)
+    windows = Windows(_signals(people, labels).astype(np.float32), labels, of_numbers(people), meta)
     test = np.isin(people, TEST_PEOPLE)
     return windows[~test], windows[test]
 

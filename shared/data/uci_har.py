@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from shared.data.archive import Archive, open_archive
 from shared.data.cache import cache_folder, fetch, store
+from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
 from shared.data.text import parse_table, refuse
 from shared.data.windows import Meta, Windows
@@ -98,7 +99,7 @@ def _keep(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def _windows(arrays: dict[str, NDArray[Any]], part: str, meta: Meta) -> Windows:
-    windows = Windows(arrays[f"{part}/x"], arrays[f"{part}/y"], arrays[f"{part}/subject"], meta)
+    windows = Windows(arrays[f"{part}/x"], arrays[f"{part}/y"], of_numbers(arrays[f"{part}/subject"]), meta)
     return replace(windows, features=arrays[f"{part}/features"]) if meta.feature_names else windows
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
@@ -22,7 +23,7 @@ from shared.files import sha256_of
 SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 SAMPLES = 128
 STEP = 64
-TEST_PEOPLE = (8, 9, 10)
+TEST_PEOPLE = ("8", "9", "10")
 SPEC = InputSpec(
     channels=("total_acc_x", "total_acc_y", "total_acc_z", "gyro_x", "gyro_y", "gyro_z"),
     units=("g", "g", "g", "rad/s", "rad/s", "rad/s"),
@@ -43,7 +44,7 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
     if path is not None:
         raise UserError(f"data set watch is embedded and takes no path, found {path}; set data.path to null")
     windows = _cut(_read(_find()))
-    test = np.isin(windows.subject, TEST_PEOPLE)
+    test = np.isin(windows.person, TEST_PEOPLE)
     return windows[~test], windows[test]
 
 
@@ -75,6 +76,6 @@ def _cut(recordings: Mapping[str, Any]) -> Windows:
     return Windows(
         x=np.concatenate(parts).astype(np.float32),
         y=np.repeat(recordings["y"], counts).astype(np.int64),
-        subject=np.repeat(recordings["subject"], counts).astype(np.int64),
+        person=np.repeat(of_numbers(np.array(recordings["subject"], np.int64)), counts),
         meta=meta,
     )

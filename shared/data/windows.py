@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.data.person import in_order, numbered, person_id
 from shared.data.spec import InputSpec
 from shared.errors import UserError
 
@@ -39,7 +40,7 @@ class Windows:
     Args:
         x: float32 (N, ``*meta.spec.shape``) in physical units.
         y: int64 (N,) labels: indices of ``meta.classes``, or ``UNLABELLED``.
-        subject: int64 (N,) person ids.
+        person: text (N,), the ids of people (``shared.data.person``).
         meta: What the numbers mean.
         features: float32 (N, F) shipped with the data set, or None.
 
@@ -49,7 +50,7 @@ class Windows:
 
     x: NDArray[np.float32]
     y: NDArray[np.int64]
-    subject: NDArray[np.int64]
+    person: NDArray[np.str_]
     meta: Meta
     features: NDArray[np.float32] | None = None
 
@@ -58,9 +59,11 @@ class Windows:
         if self.x.shape != (n, *self.meta.spec.shape) or self.x.dtype != np.float32:
             wanted = ", ".join(map(str, ("N", *self.meta.spec.shape)))
             raise UserError(f"{name}: windows must be float32 ({wanted}), found {self.x.dtype} of shape {self.x.shape}")
-        columns = {"y": self.y, "subject": self.subject} | (
-            {} if self.features is None else {"features": self.features}
-        )
+        if self.person.dtype.kind != "U":
+            raise UserError(f"{name}: people must be text, found {self.person.dtype}")
+        for one in np.unique(self.person).tolist():
+            _check_spelling(one, name)
+        columns = {"y": self.y, "person": self.person} | ({} if self.features is None else {"features": self.features})
         for field, value in columns.items():
             if len(value) != n:
                 raise UserError(f"{name}: {n} windows, but {len(value)} rows of {field}")
@@ -71,7 +74,7 @@ class Windows:
             first = int(np.flatnonzero(bad)[0])
             raise UserError(
                 f"{name}: {int(bad.sum())} of {n} windows hold NaN or infinite values; the first is window {first} "
-                f"of person {self.subject[first]}"
+                f"of person {self.person[first]}"
             )
 
     def __len__(self) -> int:
@@ -83,7 +86,7 @@ class Windows:
             self,
             x=self.x[rows],
             y=self.y[rows],
-            subject=self.subject[rows],
+            person=self.person[rows],
             features=features,
             meta=self.meta,
         )
@@ -95,19 +98,28 @@ class Windows:
         return mask
 
     @property
-    def people(self) -> list[int]:
-        """The person ids present, ascending."""
-        return [int(s) for s in np.unique(self.subject)]
+    def people(self) -> list[str]:
+        """The ids of the people present, in natural order."""
+        return numbered(self.person)[0]
 
-    def of(self, people: list[int]) -> "Windows":
+    def of(self, people: list[str]) -> "Windows":
         """The windows of the named people, in their original order.
 
         Raises:
             UserError: A person who is not in the data.
         """
-        if missing := sorted(set(people) - set(self.people)):
+        if missing := in_order(set(people) - set(self.people)):
             raise UserError(f"{self.meta.name}: unknown people {missing}; there are {self.people}")
-        return self[np.isin(self.subject, people)]
+        return self[np.isin(self.person, people)]
+
+
+def _check_spelling(person: str, name: str) -> None:
+    try:
+        spelling = person_id(person)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    if spelling != person:
+        raise UserError(f"{name}: expected the person's id as {spelling!r}, found {person!r}")
 
 
 def expected_labels(classes: tuple[str, ...]) -> str:

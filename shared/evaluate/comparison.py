@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from shared.data.person import in_order
 from shared.errors import UserError
 from shared.evaluate.report import ProbeReport
 
@@ -34,19 +35,19 @@ def paired_difference(
     return bootstrap_mean({person: score - scores[1][person] for person, score in scores[0].items()})
 
 
-def bootstrap_mean(differences: Mapping[int, float]) -> tuple[float, float, float]:
+def bootstrap_mean(differences: Mapping[str, float]) -> tuple[float, float, float]:
     """Return the mean of one number a person and its 95 % percentile bootstrap interval: (mean, low, high).
 
     People are drawn with replacement (Efron 1979), always the same draws, so that equal input gives equal output.
     With few people the interval is somewhat too narrow.
     """
-    values = np.array([differences[person] for person in sorted(differences)])
+    values = np.array([differences[person] for person in in_order(differences)])
     rows = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(values[rows].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(values.mean()), float(low), float(high)
 
 
-def _person_accuracy(report: ProbeReport, regime: str, protocol: str) -> dict[int, float]:
+def _person_accuracy(report: ProbeReport, regime: str, protocol: str) -> dict[str, float]:
     shown = report.shown_as(protocol)
     if shown is None or regime not in report.regimes:
         raise UserError(

@@ -36,13 +36,13 @@ def nearest_neighbours(
     return np.concatenate([_vote(z, y, part, ks) for part in parts], axis=1)
 
 
-def choose_k(z: Embeddings, y: NDArray[np.int64], people: NDArray[np.int64]) -> int:
+def choose_k(z: Embeddings, y: NDArray[np.int64], people: NDArray[np.str_]) -> int:
     """Return the k of ``K_GRID`` that classifies held-out people best; the smallest wins ties.
 
     Args:
         z: float32 (N, D), standardised embeddings of labelled windows.
         y: int64 (N,) labels.
-        people: int64 (N,) person ids; nobody is in the fitted and the held-out part of a fold at once.
+        people: text (N,) person ids; nobody is in the fitted and the held-out part of a fold at once.
 
     Raises:
         UserError: See ``held_out_folds``.

@@ -67,7 +67,7 @@ def fit_linear_probe(train: Windows, z_train: Embeddings, regime: str, seed: int
     rows = draw_regime(train, regime, seed)
     scaler = StandardScaler().fit(z_train)
     z, y = scaler.transform(z_train[rows]), train.y[rows]
-    C = choose_C(z, y, train.subject[rows])
+    C = choose_C(z, y, train.person[rows])
     return LinearProbe(scaler, logistic_regression(z, y, C), C, len(rows))
 
 
@@ -77,7 +77,7 @@ def logistic_regression(z: Embeddings, y: NDArray[np.int64], C: float) -> Logist
         return LogisticRegression(C=C, max_iter=FIT_STEPS, tol=FIT_TOLERANCE).fit(z, y)
 
 
-def choose_C(z: Embeddings, y: NDArray[np.int64], people: NDArray[np.int64]) -> float:  # noqa: N802
+def choose_C(z: Embeddings, y: NDArray[np.int64], people: NDArray[np.str_]) -> float:  # noqa: N802
     """Return the C of ``C_GRID`` with the lowest log-loss on held-out people; the strongest penalty wins ties.
 
     The log-loss is a proper score (Gneiting and Raftery 2007) and moves with every window. Accuracy on few labels is so
@@ -87,7 +87,7 @@ def choose_C(z: Embeddings, y: NDArray[np.int64], people: NDArray[np.int64]) -> 
     Args:
         z: float32 (N, D), standardised embeddings of labelled windows.
         y: int64 (N,) labels.
-        people: int64 (N,) person ids; nobody is in the fitted and the held-out part of a fold at once.
+        people: text (N,) person ids; nobody is in the fitted and the held-out part of a fold at once.
 
     Raises:
         UserError: Fewer than two people or classes, or no fold that leaves two classes to fit.

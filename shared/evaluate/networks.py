@@ -98,13 +98,13 @@ class Labelled:
     Args:
         x: float32 (N, ...), what the network takes: windows or embeddings.
         y: int64 (N,), class indices without gaps.
-        people: int64 (N,) person ids.
+        people: text (N,) person ids.
         augment: Fresh random copy of a batch of ``x``.
     """
 
     x: Tensor
     y: NDArray[np.int64]
-    people: NDArray[np.int64]
+    people: NDArray[np.str_]
     augment: Callable[[Tensor, torch.Generator], Tensor]
 
     def __getitem__(self, rows: NDArray[np.int64]) -> "Labelled":
@@ -127,7 +127,7 @@ class FittedNetwork:
 def fit_head(train: Windows, z: Embeddings, rows: NDArray[np.int64], seed: int) -> FittedNetwork:
     """Fit a head with a hidden layer to the embeddings (N, D) of the labelled rows of the training windows."""
     classes, y = np.unique(train.y[rows], return_inverse=True)
-    labelled = Labelled(torch.from_numpy(z[rows]), y, train.subject[rows], _unchanged)
+    labelled = Labelled(torch.from_numpy(z[rows]), y, train.person[rows], _unchanged)
     scaler = StandardScaler().fit(z)
 
     def start(fitted: NDArray[np.int64]) -> Classifier:
@@ -186,7 +186,7 @@ def _augmented(
     x = torch.from_numpy(train.x[rows]).to(encoder.mean.device)
     std = torch.as_tensor(ChannelStatistics.of(train).std, dtype=torch.float32, device=x.device)
     channels, transform = Channels(train.meta.spec, std), compose(recipe.transforms)
-    return Labelled(x, y, train.subject[rows], _with(transform, channels)), classes
+    return Labelled(x, y, train.person[rows], _with(transform, channels)), classes
 
 
 def _with(transform: Transform, channels: Channels) -> Callable[[Tensor, torch.Generator], Tensor]:

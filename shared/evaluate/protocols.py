@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
 from shared.collapse import spread
+from shared.data.person import in_order
 from shared.data.windows import Windows
 from shared.encoders import Encoder
 from shared.errors import UserError, choose
@@ -77,7 +78,7 @@ def _knn(train: Part, encoder: Encoder | None, regime: str, seed: int) -> Fitted
     rows = draw_regime(train.windows, regime, seed)
     scaler = StandardScaler().fit(train.z)
     z, y = scaler.transform(train.z[rows]), train.windows.y[rows]
-    k = choose_k(z, y, train.windows.subject[rows])
+    k = choose_k(z, y, train.windows.person[rows])
     return Fitted(lambda part: nearest_neighbours(z, y, scaler.transform(part.z), (k,))[0], len(rows), {"k": k})
 
 
@@ -155,7 +156,7 @@ def evaluate_once(
         UserError: No windows, embeddings that do not belong to them, test people among the training people, no labels
             of test people, or too few people or classes among the drawn windows.
     """
-    if both := sorted(set(train.windows.people) & set(test.windows.people)):
+    if both := in_order(set(train.windows.people) & set(test.windows.people)):
         raise UserError(f"{test.windows.meta.name}: people {both} are in both the training and the test part")
     check_embeddings(test.windows, test.z)
     judged = test.labelled()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from sklearn.metrics import confusion_matrix, f1_score
 
 from shared.collapse import EmbeddingSpread
+from shared.data.person import numbered
 from shared.data.windows import Windows
 
 SUPERVISED = "supervised"
@@ -49,8 +50,8 @@ class ProbeResult(BaseModel):
     accuracy: float
     macro_f1: float
     confusion: list[list[int]]
-    per_person: dict[int, float]
-    worst_person: int
+    per_person: dict[str, float]
+    worst_person: str
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -82,8 +83,8 @@ class ProbeReport(BaseModel):
 
     data: str
     classes: list[str]
-    train_people: list[int]
-    test_people: list[int]
+    train_people: list[str]
+    test_people: list[str]
     dim: int
     results: list[ProbeResult]
     embeddings: EmbeddingSpread | None = None
@@ -132,12 +133,12 @@ class ProbeReport(BaseModel):
             for protocol in self.protocols
         }
 
-    def person_accuracy(self, regime: str, protocol: str = "linear") -> dict[int, float]:
+    def person_accuracy(self, regime: str, protocol: str = "linear") -> dict[str, float]:
         """Accuracy of each test person, mean over the seeds."""
         rows = self.of(regime, protocol)
         return {person: sum(row.per_person[person] for row in rows) / len(rows) for person in self.test_people}
 
-    def worst_person(self, regime: str, protocol: str = "linear") -> tuple[int, float]:
+    def worst_person(self, regime: str, protocol: str = "linear") -> tuple[str, float]:
         """The test person of the lowest accuracy, mean over the seeds, and that accuracy."""
         return min(self.person_accuracy(regime, protocol).items(), key=lambda item: item[1])
 
@@ -158,7 +159,8 @@ def judge(
 ) -> ProbeResult:
     """Score predicted labels (N,) of test windows, which are all labelled; the rest is passed on into the result."""
     right = predicted == test.y
-    per_person = {person: float(right[test.subject == person].mean()) for person in test.people}
+    people, places = numbered(test.person)
+    per_person = {person: float(right[places == place].mean()) for place, person in enumerate(people)}
     return ProbeResult.model_validate(
         {
             "protocol": protocol,

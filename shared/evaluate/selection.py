@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
 from shared.data.partition import draw_fraction, draw_labels
+from shared.data.person import numbered
 from shared.data.windows import Windows
 from shared.errors import UserError
 
@@ -48,24 +49,25 @@ def draw_regime(train: Windows, regime: str, seed: int) -> NDArray[np.int64]:
     )
 
 
-def held_out_folds(y: NDArray[np.int64], people: NDArray[np.int64]) -> list[Fold]:
+def held_out_folds(y: NDArray[np.int64], people: NDArray[np.str_]) -> list[Fold]:
     """Split labelled windows by person into up to ``FOLDS`` folds that leave two classes or more to fit.
 
     Args:
         y: int64 (N,) labels.
-        people: int64 (N,) person ids; nobody is in the fitted and the held-out part of a fold at once.
+        people: text (N,) person ids; nobody is in the fitted and the held-out part of a fold at once.
 
     Raises:
         UserError: Fewer than two people or classes, or no fold that leaves two classes to fit.
     """
-    groups, classes = len(np.unique(people)), len(np.unique(y))
+    ids, places = numbered(people)
+    groups, classes = len(ids), len(np.unique(y))
     if groups < 2 or classes < 2:
         raise UserError(
             f"a probe needs labels of at least 2 people and 2 classes, found {groups} people and {classes} classes"
         )
     folds = [
         (fitted, held_out)
-        for fitted, held_out in GroupKFold(min(FOLDS, groups)).split(y, groups=people)
+        for fitted, held_out in GroupKFold(min(FOLDS, groups)).split(y, groups=places)
         if len(np.unique(y[fitted])) > 1
     ]
     if not folds:

@@ -77,7 +77,7 @@ def _scores(reports: Mapping[str, ProbeReport], protocol: str, regimes: Sequence
             escape(fill(name, NAME_WIDTH)),
             *(_percent(report, scores[r]["accuracy"]) if r in scores else "" for r in regimes),
             _percent(report, scores[last]["macro_f1"]),
-            f"{person}: {100 * accuracy:.1f}",
+            f"{escape(person)}: {100 * accuracy:.1f}",
         )
     return table
 

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from shared.data.person import in_order
 from shared.metrics import Row
 from shared.report.drawing import INK, LINE, MUTED, PALETTE, PAPER, Look, Picture, canvas, picture
 from shared.report.reading import Run
@@ -103,7 +104,7 @@ def people(group: Group, regime: str, looks: Mapping[str, Look], key: str) -> Pi
     """Draw each test person's accuracy as a row of dots, one dot an encoder; the hardest person is on top."""
     entries = [entry for entry in group.entries if regime in entry.regimes]
     scores = {entry.name: entry.per_person(regime) for entry in entries}
-    persons = sorted({p for score in scores.values() for p in score})
+    persons = in_order({p for score in scores.values() for p in score})
     means = {p: float(np.mean([score[p] for score in scores.values() if p in score])) for p in persons}
     order = sorted(persons, key=lambda p: -means[p])
     with canvas(400, 62 + 24 * len(order)) as (figure, axes):
@@ -117,7 +118,8 @@ def people(group: Group, regime: str, looks: Mapping[str, Look], key: str) -> Pi
                 [score[order[row]] for row in rows], rows, look.marker,
                 color=look.colour, ms=6.5 if below else 7.5, mec=PAPER, mew=0.5, zorder=2 if below else 3,
             )  # fmt: skip
-        axes.set(yticks=range(len(order)), yticklabels=[f"person {p}" for p in order], xlabel="test accuracy (%)")
+        axes.set_yticks(range(len(order)), [f"person {p}" for p in order], parse_math=False)  # an id may hold a $
+        axes.set(xlabel="test accuracy (%)")
         axes.set_ylim(-0.7, len(order) - 0.3)
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from shared.checkpoint import load_encoder
 from shared.data import load
+from shared.data.person import numbered
 from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.evaluate import Embeddings, embed, estimate_norm_statistics
@@ -97,9 +98,9 @@ def draw_maps(runs: Sequence[Run], sample: int) -> Maps:
         _draw(name, number, z, windows)
         for number, (name, z) in enumerate(_representations(able, train, windows, notes))
     ]
-    return Maps(
-        len(windows), maps, _legend(windows.y, windows, "activity"), _legend(windows.subject, windows, "person"), notes
-    )  # fmt: skip
+    activities = [class_words(windows.meta.classes[k]) for k in np.unique(windows.y)]
+    people = [f"person {person}" for person in windows.people]
+    return Maps(len(windows), maps, _legend("activity", activities), _legend("person", people), notes)
 
 
 def _representations(
@@ -127,13 +128,11 @@ def _draw(name: str, number: int, z: Embeddings, windows: Windows) -> Map:
         kept = PCA(min(COMPONENTS, *scaled.shape), random_state=0).fit_transform(scaled)
         places = TSNE(perplexity=min(30.0, len(kept) / 4), init="pca", random_state=0).fit_transform(kept)
         nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(scaled) - 1)).fit(scaled).kneighbors()[1]
-    shares = {
-        kind: 100 * float((labels[nearest] == labels[:, None]).mean())
-        for kind, labels in (("activity", windows.y), ("person", windows.subject))
-    }
+    labels = {"activity": windows.y, "person": numbered(windows.person)[1]}
+    shares = {kind: 100 * float((those[nearest] == those[:, None]).mean()) for kind, those in labels.items()}
     pictures = (
-        _scatter(name, f"map-{number}-activity", "activity", places, windows.y, shares),
-        _scatter(name, f"map-{number}-person", "person", places, windows.subject, shares),
+        _scatter(name, f"map-{number}-activity", "activity", places, labels["activity"], shares),
+        _scatter(name, f"map-{number}-person", "person", places, labels["person"], shares),
     )
     return Map(name, pictures, shares["activity"], shares["person"])
 
@@ -163,11 +162,10 @@ def _dots(axes: Axes, places: NDArray[np.float32], look: Look) -> None:
     axes.add_patch(PathPatch(path, fill=False, ec=look.colour, lw=width, capstyle=cap, alpha=0.75))
 
 
-def _legend(labels: NDArray[np.int64], windows: Windows, kind: str) -> list[tuple[Markup, str]]:
-    present = [int(label) for label in np.unique(labels)]
-    words = [class_words(windows.meta.classes[k]) if kind == "activity" else f"person {k}" for k in present]
+def _legend(kind: str, words: Sequence[str]) -> list[tuple[Markup, str]]:
+    """Return the swatches of dots, in the order of ``_scatter``, with what they stand for."""
     shown = enumerate(zip(DOTS, words, strict=False))
     legend = [(look.swatch(f"dot-{kind}-{number}", line=False), word) for number, (look, word) in shown]
-    if len(present) > len(DOTS):
+    if len(words) > len(DOTS):
         legend.append((REST.swatch(f"dot-{kind}-rest", line=False), "the others"))
     return legend

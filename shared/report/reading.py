@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from shared.config import Config, load_config
+from shared.data.person import in_order, of_file_name
 from shared.errors import UserError
 from shared.evaluate import ProbeReport
 from shared.metrics import METRICS, Row, read_metrics
@@ -41,7 +42,7 @@ class Run:
     exchange: Row | None
     privacy: Row | None
     rows: list[Row]
-    clients: dict[int, list[Row]]
+    clients: dict[str, list[Row]]
 
     @cached_property
     def kind(self) -> Kind:
@@ -71,13 +72,13 @@ class Run:
         return self.config.federation.rounds if self.kind == "federated" else self.config.centralized.epochs
 
     @cached_property
-    def people(self) -> dict[int, list[Row]]:
+    def people(self) -> dict[str, list[Row]]:
         """What each client reported to the server, one row a round, by person."""
-        reported: dict[int, list[Row]] = {}
+        reported: dict[str, list[Row]] = {}
         for row in self.rows:
             if row["kind"] == "client":
                 reported.setdefault(row["person"], []).append(row)
-        return {person: _one_a_step(rows) for person, rows in sorted(reported.items())}
+        return {person: _one_a_step(reported[person]) for person in in_order(reported)}
 
     @property
     def finished(self) -> bool:
@@ -122,7 +123,7 @@ def _read_run(name: str, folder: Path) -> Run:
         if not (first / "config.yaml").is_file():
             raise UserError(f"{probe} judges several trainings; expected the run of the first in {first}, found none")
         return replace(_read_run(name, first), probe=report)
-    logs = sorted((folder / "clients").glob(f"person_*/{METRICS}"))
+    logs = {of_file_name(log.parent.name): log for log in (folder / "clients").glob(f"person_*/{METRICS}")}
     return Run(
         name=name,
         folder=folder,
@@ -131,7 +132,7 @@ def _read_run(name: str, folder: Path) -> Run:
         exchange=_read_json(exchange) if exchange.is_file() else None,
         privacy=_read_json(privacy) if privacy.is_file() else None,
         rows=_read_rows(folder / METRICS),
-        clients={int(log.parent.name.removeprefix("person_")): _one_a_step(_read_rows(log)) for log in logs},
+        clients={person: _one_a_step(_read_rows(logs[person])) for person in in_order(logs)},
     )
 
 

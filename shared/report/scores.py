@@ -66,7 +66,7 @@ class Entry:
         labels = float(np.mean([row.labels for row in rows]))
         return Score(float(np.mean(values)), float(np.std(values)), labels, len(rows))
 
-    def per_person(self, regime: str) -> dict[int, float]:
+    def per_person(self, regime: str) -> dict[str, float]:
         """Accuracy of each test person in percent, mean over the seeds."""
         rows = self.of(regime)
         return {p: 100 * float(np.mean([row.per_person[p] for row in rows])) for p in rows[0].per_person}

@@ -46,10 +46,10 @@ def person_features(windows: Windows, encoder: Encoder, settings: FeaturesSettin
         features = torch.from_numpy(windows.features)
     else:
         raise UserError(f"tasks.features.source is 'shipped', but {windows.meta.name} ships no features")
-    return standardise_by_person(features, windows.subject)
+    return standardise_by_person(features, windows.person)
 
 
-def standardise_by_person(features: Tensor, people: NDArray[np.int64]) -> Tensor:
+def standardise_by_person(features: Tensor, people: NDArray[np.str_]) -> Tensor:
     """Return features (N, F) with mean 0 and standard deviation 1 over each person's windows, cut off at 5.
 
     A client has its own person's windows only, and the baseline trains the same targets. On held-out people this is no
@@ -57,11 +57,12 @@ def standardise_by_person(features: Tensor, people: NDArray[np.int64]) -> Tensor
 
     Args:
         features: float32 (N, F).
-        people: int64 (N,), whose windows they are.
+        people: text (N,), whose windows they are.
     """
     standardised = torch.empty_like(features)
-    for person in np.unique(people):
-        rows = torch.from_numpy(people == person)
+    unique, places = np.unique(people, return_inverse=True)
+    for place in range(len(unique)):
+        rows = torch.from_numpy(places == place)
         spread, mean = torch.std_mean(features[rows], dim=0, correction=0)
         # A feature that hardly varies within one person would otherwise become huge for a single window.
         standardised[rows] = ((features[rows] - mean) / spread.clamp_min(1e-6)).clamp(-5, 5)
