@@ -36,14 +36,14 @@ def report(accuracies: list[list[float]], protocol: str = "linear", regime: str 
             accuracy=float(np.mean(people)),
             macro_f1=0.5,
             confusion=[[1, 0], [0, 1]],
-            per_person=dict(enumerate(people)),
-            worst_person=0,
+            per_person={str(number): score for number, score in enumerate(people)},
+            worst_person="0",
         )
         for seed, people in enumerate(accuracies)
     ]
-    people = list(range(len(accuracies[0])))
+    people = [str(number) for number in range(len(accuracies[0]))]
     return ProbeReport(
-        data="made up", classes=["a", "b"], train_people=[99], test_people=people, dim=3, results=results
+        data="made up", classes=["a", "b"], train_people=["99"], test_people=people, dim=3, results=results
     )
 
 
@@ -72,7 +72,7 @@ def test_pairing_tells_a_small_difference_between_very_different_people() -> Non
 
 def test_the_interval_is_about_as_wide_as_the_central_limit_theorem_says() -> None:
     values = np.random.default_rng(3).normal(0.02, 0.05, 400)
-    mean, low, high = bootstrap_mean(dict(enumerate(values)))
+    mean, low, high = bootstrap_mean({str(person): value for person, value in enumerate(values)})
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.05)
     assert low < mean < high
 

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from shared.data import DATASETS, DataSettings, folder, load, training_people, watch
 from shared.data.partition import by_person, cut, draw_fraction, draw_labels
+from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
 from shared.data.statistics import SMALLEST_STD, ChannelStatistics
 from shared.data.windows import UNLABELLED, Meta, Windows
@@ -36,7 +37,7 @@ def own_cache(monkeypatch, cache):
     monkeypatch.setenv("FEDHAR_CACHE", str(cache))
 
 
-def settings_of(name: str, path: Path | None = None, holdout: tuple[int, ...] = ()) -> DataSettings:
+def settings_of(name: str, path: Path | None = None, holdout: tuple[int | str, ...] = ()) -> DataSettings:
     return DataSettings(name=name, path=path, holdout=holdout)
 
 
@@ -65,18 +66,18 @@ def prints(x: Iterable[np.ndarray]) -> Counter[str]:
     return Counter(hashlib.sha256(np.ascontiguousarray(window).tobytes()).hexdigest() for window in x)
 
 
-def prints_by_person(windows: Windows) -> dict[int, Counter[str]]:
+def prints_by_person(windows: Windows) -> dict[str, Counter[str]]:
     """Count windows by person and content, one row at a time."""
-    found: dict[int, Counter[str]] = {}
+    found: dict[str, Counter[str]] = {}
     for row in range(len(windows)):
-        found.setdefault(int(windows.subject[row]), Counter()).update(prints([windows.x[row]]))
+        found.setdefault(str(windows.person[row]), Counter()).update(prints([windows.x[row]]))
     return found
 
 
-def make_windows(subject: list[int], y: list[int], seed: int = 0) -> Windows:
+def make_windows(people: list[int], y: list[int], seed: int = 0) -> Windows:
     x = np.random.default_rng(seed).normal(3, 2, (len(y), 2, 5)).astype(np.float32)
     spec = InputSpec(channels=("p", "q"), units=("u", "v"), size=(5,), rate=10.0)
-    return Windows(x, np.array(y, np.int64), np.array(subject, np.int64), Meta("m", spec, tuple("abcd")))
+    return Windows(x, np.array(y, np.int64), of_numbers(np.array(people)), Meta("m", spec, tuple("abcd")))
 
 
 cells = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), min_size=1, max_size=60)
@@ -104,7 +105,7 @@ def test_every_client_holds_one_persons_windows_and_nothing_is_lost_or_doubled(l
         order = np.random.default_rng(1).permutation(len(part))
         clients = by_person(part[order])
         truth = prints_by_person(part)
-        assert [client.people for client in clients] == [[person] for person in sorted(truth)]
+        assert [client.people for client in clients] == [[person] for person in sorted(truth, key=int)]
         for client in clients:
             assert prints(client.x) == truth[client.people[0]]
         assert sum(map(len, clients)) == len(part)
@@ -124,11 +125,11 @@ def test_people_with_a_file_each_are_read_when_they_are_asked_for(tmp_path):
     folder.write_folder(tmp_path / "own", *load(settings_of("synthetic")))
     (tmp_path / "own" / "person_3.npz").write_bytes(b"torn")
     clients = training_people(settings_of("folder", tmp_path / "own", holdout=(1,)))
-    assert list(clients.ids) == [2, 3, 4]
-    assert clients[0].people == [2]
+    assert list(clients.ids) == ["2", "3", "4"]
+    assert clients[0].people == ["2"]
     with pytest.raises(UserError, match=r"person_3\.npz: expected an npz file"):
         clients[1]
-    with pytest.raises(UserError, match=r"unknown people \[5\]"):
+    with pytest.raises(UserError, match=r"unknown people \['5'\]"):
         training_people(settings_of("folder", tmp_path / "own", holdout=(5,)))
 
 
@@ -136,7 +137,7 @@ def test_people_with_a_file_each_are_read_when_they_are_asked_for(tmp_path):
 def test_virtual_people_are_runs_of_one_real_persons_windows(windows, people, size):
     assume(all(len(part) >= size for part in by_person(windows)))
     found = cut(windows, people, size)
-    assert found.people == list(range(1, people + 1))
+    assert found.people == [str(number) for number in range(1, people + 1)]
     runs = {
         real.x[start : start + size].tobytes() for real in by_person(windows) for start in range(len(real) - size + 1)
     }
@@ -192,8 +193,8 @@ def test_data_sets_without_a_path_refuse_one(name, tmp_path):
 def test_holdout_moves_training_people_and_leaves_the_test_people_out():
     train, _ = load(settings_of("watch"))
     rest, held = load(settings_of("watch", holdout=(2, 5)))
-    assert rest.people == [1, 3, 4, 6, 7]
-    assert held.people == [2, 5]
+    assert rest.people == ["1", "3", "4", "6", "7"]
+    assert held.people == ["2", "5"]
     assert prints(rest.x) + prints(held.x) == prints(train.x)
 
 
@@ -209,7 +210,7 @@ def test_impossible_holdouts_are_refused(holdout, message):
 def test_a_person_in_both_parts_is_refused(monkeypatch):
     windows = make_windows([1, 2], [0, 1])
     monkeypatch.setitem(DATASETS, "leaky", lambda path: (windows, windows[1:]))
-    with pytest.raises(UserError, match=r"people \[2\] are in both"):
+    with pytest.raises(UserError, match=r"people \['2'\] are in both"):
         load(settings_of("leaky"))
 
 
@@ -229,7 +230,7 @@ def test_watch_windows_are_cut_from_the_recordings_of_their_own_person():
     for part in load(settings_of("watch")):
         for row in range(len(part)):
             key = next(iter(prints([part.x[row]])))
-            found[int(part.subject[row]), part.meta.classes[part.y[row]], key] += 1
+            found[int(part.person[row]), part.meta.classes[part.y[row]], key] += 1
     assert found == expected
 
 
@@ -298,8 +299,8 @@ def test_draw_labels_takes_so_many_of_each_person_and_class(windows, per_class, 
     drawn = draw_labels(windows, per_class, seed)
     assert drawn.dtype == np.int64
     assert (np.diff(drawn) > 0).all()
-    sizes = Counter(zip(windows.subject.tolist(), windows.y.tolist(), strict=True))
-    taken = Counter(zip(windows.subject[drawn].tolist(), windows.y[drawn].tolist(), strict=True))
+    sizes = Counter(zip(windows.person.tolist(), windows.y.tolist(), strict=True))
+    taken = Counter(zip(windows.person[drawn].tolist(), windows.y[drawn].tolist(), strict=True))
     assert taken == {cell: min(size, per_class) for cell, size in sizes.items()}
 
 
@@ -307,7 +308,7 @@ def test_draw_labels_takes_so_many_of_each_person_and_class(windows, per_class, 
 def test_a_persons_draw_does_not_depend_on_the_others(windows, per_class, seed):
     drawn = draw_labels(windows, per_class, seed)
     for client in by_person(windows):
-        own = drawn[windows.subject[drawn] == client.people[0]]
+        own = drawn[windows.person[drawn] == client.people[0]]
         alone = draw_labels(client, per_class, seed)
         assert prints(windows.x[own]) == prints(client.x[alone])
 
@@ -341,9 +342,9 @@ def test_draw_fraction_takes_each_class_its_share_spread_over_people(windows, fr
         rows = windows.y == label
         taken = drawn[windows.y[drawn] == label]
         assert len(taken) == max(1, round(fraction * int(rows.sum())))
-        for person in set(windows.subject[rows].tolist()):
-            fair = len(taken) / rows.sum() * (rows & (windows.subject == person)).sum()
-            assert abs((windows.subject[taken] == person).sum() - fair) <= 1
+        for person in set(windows.person[rows].tolist()):
+            fair = len(taken) / rows.sum() * (rows & (windows.person == person)).sum()
+            assert abs((windows.person[taken] == person).sum() - fair) <= 1
 
 
 @given(people_and_labels, st.integers(0, 2**32), st.integers(1, 5), st.floats(0.01, 1), seeds)
@@ -389,9 +390,9 @@ def test_a_negative_seed_is_refused():
 @given(people_and_labels)
 def test_by_person_keeps_each_row_together_and_in_order(windows):
     clients = by_person(windows)
-    assert [client.people[0] for client in clients] == sorted(set(windows.subject.tolist()))
+    assert [client.people[0] for client in clients] == sorted(set(windows.person.tolist()), key=int)
     for client in clients:
-        rows = [row for row in range(len(windows)) if windows.subject[row] == client.people[0]]
+        rows = [row for row in range(len(windows)) if windows.person[row] == client.people[0]]
         assert client.x.tobytes() == windows.x[rows].tobytes()
         assert client.y.tolist() == windows.y[rows].tolist()
 
@@ -400,7 +401,7 @@ def test_by_person_keeps_each_row_together_and_in_order(windows):
 @given(people_and_labels, st.floats(-1e3, 1e3), st.floats(1e-2, 1e3))
 def test_statistics_agree_with_numpy(windows, offset, scale):
     x = (windows.x * scale + offset).astype(np.float32)
-    moved = Windows(x, windows.y, windows.subject, windows.meta)
+    moved = Windows(x, windows.y, windows.person, windows.meta)
     parts = [ChannelStatistics.of(client) for client in by_person(moved)]
     pooled = sum(parts[1:], start=parts[0])
     size = np.abs(x).max()
@@ -442,7 +443,7 @@ def test_info_counts_the_windows_of_people_and_classes():
     result = run_module("info", "watch")
     assert result.returncode == 0, result.stderr
     train, _ = load(settings_of("watch"))
-    counts = [int(((train.subject == 3) & (train.y == k)).sum()) for k in range(7)]
+    counts = [int(((train.person == "3") & (train.y == k)).sum()) for k in range(7)]
     assert ["train", "3", *map(str, counts), str(sum(counts)), "0"] in [
         line.split() for line in result.stdout.splitlines()
     ]
@@ -457,7 +458,7 @@ def test_info_counts_the_windows_of_people_and_classes():
         (("info", "uci_har"), "python -m shared.data download uci_har"),
         (("info", "folder"), "set data.path"),
         (("info", "wach"), "did you mean 'watch'?"),
-        (("info", "watch", "--holdout", "9"), "unknown people [9]"),
+        (("info", "watch", "--holdout", "9"), "unknown people ['9']"),
         (("download", "uci_har", "--url", "ftp://example.org/x.zip"), "expected an http or https address"),
     ],
 )

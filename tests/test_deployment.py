@@ -67,13 +67,13 @@ def test_the_labels_of_two_people_judge_an_encoder_of_clients_that_have_none(
     for file in federation.base.glob("client-*/data/person_*.npz"):
         assert set(np.load(file)) == {"x"}
     train, test = load(DataSettings(name="synthetic", path=None, holdout=(4,)))
-    train = replace(train, y=np.where(np.isin(train.subject, (1, 3)), train.y, UNLABELLED))
+    train = replace(train, y=np.where(np.isin(train.person, ("1", "3")), train.y, UNLABELLED))
     write_folder(tmp_path / "two", train, test)
     few = ["--seeds", "1", "--regimes", "1", "all", "--out", str(tmp_path)]
     where = ["data.name=folder", f"data.path={tmp_path / 'two'}", "data.holdout=[]"]
     probe(["--encoder", str(federation.runs / "deployed"), *few, *where])
     report = ProbeReport.model_validate_json((tmp_path / "deployed" / "probe.json").read_bytes())
-    assert (report.train_people, report.test_people) == ([1, 3], [4])
+    assert (report.train_people, report.test_people) == (["1", "3"], ["4"])
     assert all(result.accuracy > 0.5 for result in report.results)
 
 
@@ -82,7 +82,7 @@ def test_a_client_plays_the_code_of_the_run_and_keeps_its_state_to_itself(federa
         home = federation.base / f"client-{partition}"
         assert "Traceback" not in federation.log(f"client-{partition}")
         assert list(home.glob("flwr/apps/*/client/__pycache__/app.*")), "the run's own client.app was not imported"
-        assert {path.name for path in home.glob("state/*/*")} == {f"person_{partition + 1:02d}"}
+        assert {path.name for path in home.glob("state/*/*")} == {f"person_{partition + 1}"}
     assert not list((federation.runs / "deployed").rglob("person_*"))
 
 

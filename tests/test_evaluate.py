@@ -22,6 +22,7 @@ from torch import nn
 
 from shared.data import DataSettings, load
 from shared.data.partition import draw_labels
+from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.encoders import Encoder, EncoderSettings, build_encoder
@@ -140,7 +141,7 @@ def test_probing_does_not_change_a_byte_of_an_encoder_left_in_training_mode(
 def test_one_test_person_does_not_change_the_score_of_another(encoder: Encoder, split: tuple[Windows, Windows]) -> None:
     train, test = split
     first, second = test.people
-    other = garbled(test, np.flatnonzero(test.subject == first))
+    other = garbled(test, np.flatnonzero(test.person == first))
     for name, build in BASELINES.items():
         reports = [probe(build(SETTINGS, train, part), train, part, seeds=[0], regimes=["1"]) for part in (test, other)]
         honest, fooled = (report.results[0].per_person for report in reports)
@@ -150,8 +151,8 @@ def test_one_test_person_does_not_change_the_score_of_another(encoder: Encoder, 
 
 def test_people_in_both_parts_are_refused(split: tuple[Windows, Windows]) -> None:
     train = split[0]
-    with pytest.raises(UserError, match=r"people \[1\] are in both"):
-        linear_probe(train, noisy(train), train.of([1]), noisy(train.of([1])), "all", 0)
+    with pytest.raises(UserError, match=r"people \['1'\] are in both"):
+        linear_probe(train, noisy(train), train.of(["1"]), noisy(train.of(["1"])), "all", 0)
 
 
 # ----- the labels
@@ -189,10 +190,10 @@ def test_c_is_as_good_on_held_out_people_as_that_of_a_grid_search(split: tuple[W
     train, z = split[0], StandardScaler().fit_transform(noisy(split[0]))
     search = GridSearchCV(
         LogisticRegression(max_iter=5000), {"C": C_GRID}, cv=GroupKFold(3), scoring="neg_log_loss"
-    ).fit(z, train.y, groups=train.subject)
+    ).fit(z, train.y, groups=train.person)
     losses = dict(zip(C_GRID, -search.cv_results_["mean_test_score"], strict=True))
     assert C_GRID[0] < search.best_params_["C"] < C_GRID[-1]
-    assert losses[choose_C(z, train.y, train.subject)] <= 1.01 * min(losses.values())
+    assert losses[choose_C(z, train.y, train.person)] <= 1.01 * min(losses.values())
     assert 1.05 * min(losses.values()) < max(losses.values())
 
 
@@ -202,9 +203,13 @@ def test_a_class_that_one_person_alone_shows_does_not_choose_c() -> None:
     people, y = np.repeat(np.arange(9), 20), np.tile([0, 1], 90)
     z = rng.standard_normal((180, 8))
     z[:, 0] += 1.5 * y
-    alone = np.append(z, np.full((5, 8), 3.0), axis=0), np.append(y, np.full(5, 2)), np.append(people, np.full(5, 0))
-    assert C_GRID[0] < choose_C(z, y, people) < C_GRID[-1]
-    assert abs(C_GRID.index(choose_C(*alone)) - C_GRID.index(choose_C(z, y, people))) <= 1
+    alone = (
+        np.append(z, np.full((5, 8), 3.0), axis=0),
+        np.append(y, np.full(5, 2)),
+        of_numbers(np.append(people, np.full(5, 0))),
+    )
+    assert C_GRID[0] < choose_C(z, y, of_numbers(people)) < C_GRID[-1]
+    assert abs(C_GRID.index(choose_C(*alone)) - C_GRID.index(choose_C(z, y, of_numbers(people)))) <= 1
 
 
 def test_somebody_whose_only_class_nobody_else_shows_is_not_judged() -> None:
@@ -213,7 +218,7 @@ def test_somebody_whose_only_class_nobody_else_shows_is_not_judged() -> None:
     people, y = np.repeat(np.arange(3), 40), np.concatenate([np.tile([0, 1], 40), np.full(40, 2)])
     z = rng.standard_normal((120, 8))
     z[:, 0] += 1.5 * y
-    assert C_GRID[0] < choose_C(z, y, people) < C_GRID[-1]
+    assert C_GRID[0] < choose_C(z, y, of_numbers(people)) < C_GRID[-1]
 
 
 def test_c_is_chosen_with_people_held_out() -> None:
@@ -229,7 +234,7 @@ def test_c_is_chosen_with_people_held_out() -> None:
     mixed = rng.permutation(300) % 3
     inside = {C: _loss_of_folds(z, y, mixed, C) for C in C_GRID}
     across = {C: _loss_of_folds(z, y, people % 3, C) for C in C_GRID}
-    chosen = choose_C(z, y, people)
+    chosen = choose_C(z, y, of_numbers(people))
     assert chosen <= 3e-2 < 1e-1 <= min(inside, key=inside.__getitem__)
     assert across[chosen] <= min(across.values()) + 0.01 < across[C_GRID[-1]] - 0.05
 
@@ -242,10 +247,10 @@ def _loss_of_folds(z: np.ndarray, y: np.ndarray, fold: np.ndarray, C: float) -> 
 
 def test_too_few_people_or_classes_to_choose_c(split: tuple[Windows, Windows]) -> None:
     train = split[0]
-    for part, found in ((train.of([1]), "found 1 people"), (train[train.y == 0], "and 1 classes")):
+    for part, found in ((train.of(["1"]), "found 1 people"), (train[train.y == 0], "and 1 classes")):
         with pytest.raises(UserError, match=found):
             fit_linear_probe(part, noisy(part), "all", 0)
-    alone = train[(train.subject == 1) & (train.y == 0) | (train.subject == 2) & (train.y == 1)]
+    alone = train[(train.person == "1") & (train.y == 0) | (train.person == "2") & (train.y == 1)]
     with pytest.raises(UserError, match="2 people with one class each"):
         fit_linear_probe(alone, noisy(alone), "all", 0)
 
@@ -271,7 +276,7 @@ def unlabelled(windows: Windows) -> Windows:
 
 
 def joined(a: Windows, b: Windows) -> Windows:
-    fields = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("x", "y", "subject")}
+    fields = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("x", "y", "person")}
     return Windows(**fields, meta=a.meta)
 
 
@@ -282,7 +287,7 @@ def test_windows_without_a_label_change_no_score(
 ) -> None:
     train, z, test, z_test = noisy_split(split)
     rows = np.random.default_rng(seed).permutation(len(test))[:kept]
-    stranger = replace(unlabelled(test[rows]), subject=np.full(kept, 99))
+    stranger = replace(unlabelled(test[rows]), person=np.full(kept, "99"))
     for protocol in ("linear", "knn"):
         plain = evaluate_once(protocol, Part(train, z), Part(test, z_test), None, regime, seed)
         more = Part(joined(stranger, test), np.concatenate([z_test[rows], z_test]))
@@ -293,8 +298,8 @@ def test_windows_without_a_label_change_no_score(
 
 def test_people_without_labels_are_counted_nowhere_but_in_the_standardisation(split: tuple[Windows, Windows]) -> None:
     train, test = split
-    y = np.where(train.subject == 1, UNLABELLED, train.y)
-    lost = np.where(test.subject == 5, UNLABELLED, test.y)
+    y = np.where(train.person == "1", UNLABELLED, train.y)
+    lost = np.where(test.person == "5", UNLABELLED, test.y)
     report = probe(
         BASELINES["raw"](SETTINGS, train, test),
         replace(train, y=y),
@@ -302,9 +307,9 @@ def test_people_without_labels_are_counted_nowhere_but_in_the_standardisation(sp
         seeds=[0],
         regimes=["2", "all"],
     )
-    assert (report.train_people, report.test_people) == (train.people[1:], [6])
+    assert (report.train_people, report.test_people) == (train.people[1:], ["6"])
     assert [result.labels for result in report.results] == [3 * 4 * 2, 3 * 96]
-    assert all(set(result.per_person) == {6} and np.sum(result.confusion) == 96 for result in report.results)
+    assert all(set(result.per_person) == {"6"} and np.sum(result.confusion) == 96 for result in report.results)
     assert report.notes == []
 
 
@@ -342,7 +347,7 @@ def test_scores_agree_with_each_other(split: tuple[Windows, Windows], seed: int,
     part = test[rows]
     result = linear_probe(train, z, part, z_test[rows], regime, seed)
     confusion = np.array(result.confusion)
-    sizes = np.array([(part.subject == person).sum() for person in part.people])
+    sizes = np.array([(part.person == person).sum() for person in part.people])
     assert confusion.sum(axis=1).tolist() == np.bincount(part.y, minlength=4).tolist()
     assert result.accuracy == pytest.approx(np.trace(confusion) / kept)
     assert list(result.per_person) == part.people
@@ -424,12 +429,14 @@ def made_up(accuracies: list[float], regime: str = "all") -> ProbeReport:
             accuracy=accuracy,
             macro_f1=accuracy / 2,
             confusion=[[1, 0], [0, 1]],
-            per_person={7: accuracy, 9: 1 - accuracy},
-            worst_person=7,
+            per_person={"7": accuracy, "9": 1 - accuracy},
+            worst_person="7",
         )
         for seed, accuracy in enumerate(accuracies)
     ]
-    return ProbeReport(data="made up", classes=["a", "b"], train_people=[1], test_people=[7, 9], dim=3, results=rows)
+    return ProbeReport(
+        data="made up", classes=["a", "b"], train_people=["1"], test_people=["7", "9"], dim=3, results=rows
+    )
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
@@ -513,7 +520,7 @@ def test_the_probe_of_expert_features_agrees_with_scikit_learn_on_uci_har(uci_ha
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
         {"logisticregression__C": [0.001, 0.01, 0.1, 1]},
         cv=GroupKFold(3),
-    ).fit(z.astype(np.float64), train.y, groups=train.subject)
+    ).fit(z.astype(np.float64), train.y, groups=train.person)
     result = linear_probe(train, z, test, z_test, "all", 0)
     assert result.accuracy == pytest.approx(reference.score(z_test, test.y), abs=0.015)
     assert result.accuracy > 0.85

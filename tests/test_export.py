@@ -213,7 +213,7 @@ def write_people(folder: Path, labels: list[list[int]], channels: int = 3, sampl
     def windows(person: int, y: list[int]) -> Windows:
         scale = 0.1 + np.array(y)[:, None, None]
         x = rng.normal(0, scale, (len(y), channels, samples)).astype(np.float32)
-        return Windows(x, np.array(y), np.full(len(y), person), meta)
+        return Windows(x, np.array(y), np.full(len(y), str(person)), meta)
 
     people = [windows(person, y) for person, y in enumerate(labels, 1)]
     write_folder(folder, functools.reduce(merged, people), windows(len(people) + 1, [0, 1, 0]))
@@ -368,7 +368,7 @@ def merged(first: Windows, second: Windows) -> Windows:
         first,
         x=np.concatenate([first.x, second.x]),
         y=np.concatenate([first.y, second.y]),
-        subject=np.concatenate([first.subject, second.subject]),
+        person=np.concatenate([first.person, second.person]),
     )
 
 

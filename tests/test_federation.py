@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from deployed import PATIENCE
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
@@ -147,9 +147,9 @@ def test_an_introduction_tells_sums_and_sensors_and_nothing_else(tmp_path: Path)
     for content in seen:
         assert set(content) == {"metrics", "sensors"}
         metrics = content.metric_records["metrics"]
-        assert set(metrics) == {"partition-id", "person", "num-examples", "count", "total", "squares"}
+        assert set(metrics) == {"partition-id", "num-examples", "count", "total", "squares"}
         assert {len(metrics[name]) for name in ("total", "squares")} == {channels}
-        assert set(content.config_records["sensors"]) == {"data", "channels", "units", "size", "rate"}
+        assert set(content.config_records["sensors"]) == {"person", "data", "channels", "units", "size", "rate"}
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,10 @@ def test_an_introduction_tells_sums_and_sensors_and_nothing_else(tmp_path: Path)
         ({"num-examples": 0}, "num-examples: Input should be greater than 0"),
         ({"secret": 1.0}, "secret: Extra inputs are not permitted"),
         ({"partition-id": 0}, "has the partition of another client"),
-        ({"person": 1}, "has the person of another client"),
+        ({"person": "1"}, "has the person of another client"),
+        ({"person": "Anna B.\n"}, "person: Value error, a person's id has 1 to 100 printable characters"),
+        ({"person": "x" * 101}, "person: Value error, a person's id has 1 to 100 printable characters"),
+        ({"person": 2.5}, "person: Input should be a valid string"),
         (None, "expected records 'metrics' and 'sensors', found ['sensors']"),
     ],
 )
@@ -172,6 +175,8 @@ def test_a_bad_introduction_is_left_out_and_named(change: dict[str, object] | No
         content = dict(reply.content)
         if change is None:
             del content["metrics"]
+        elif "person" in change:
+            content["sensors"] = ConfigRecord(dict(reply.content.config_records["sensors"]) | change)
         else:
             content["metrics"] = MetricRecord(dict(reply.content.metric_records["metrics"]) | change)
         return Message(RecordDict(content), reply_to=message)
@@ -189,7 +194,7 @@ def test_each_client_trains_on_one_person_only(unbroken: Path) -> None:
         if row["kind"] == "client":
             assert row["num-examples"] == counts[row["person"]]
     private = unbroken / "clients"
-    assert sorted(path.name for path in private.iterdir()) == [f"person_{p:02d}" for p in train.people]
+    assert sorted(path.name for path in private.iterdir()) == [f"person_{p}" for p in train.people]
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -213,11 +218,12 @@ def test_each_client_holds_its_own_persons_windows(
     }
     grid = InProcessGrid(client_app, len(people), run_config, parallel=1)
     questions = [Message(RecordDict(), node, "query.introduce") for node in grid.get_node_ids()]
-    told = [answer.content.metric_records["metrics"] for answer in grid.send_and_receive(questions)]
+    told = [answer.content for answer in grid.send_and_receive(questions)]
     grid.close()
     assert len(told) == len(people)
-    for metrics, windows in zip(told, people, strict=True):
-        assert set(windows.subject.tolist()) == {metrics["person"]}
+    for content, windows in zip(told, people, strict=True):
+        metrics = content.metric_records["metrics"]
+        assert set(windows.person.tolist()) == {content.config_records["sensors"]["person"]}
         assert dict(metrics) | ChannelStatistics.of(windows).to_dict() == dict(metrics)
         assert metrics["num-examples"] == len(windows)
 

@@ -185,7 +185,7 @@ def test_out_and_overrides(runs: Path, config_file: Path, tmp_path: Path) -> Non
     run = make_run(runs / "mine", config_file)
     main(["--encoder", str(run), "data.holdout=[1,2]", "--out", str(tmp_path / "elsewhere"), *FEW])
     report = read(tmp_path / "elsewhere" / "mine" / "probe.json")
-    assert (report.train_people, report.test_people) == ([3, 4], [1, 2])
+    assert (report.train_people, report.test_people) == (["3", "4"], ["1", "2"])
     assert not (run / "probe.json").exists()
 
 

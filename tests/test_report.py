@@ -253,7 +253,7 @@ def test_encoders_judged_on_different_people_are_shown_with_a_caution(tmp_path: 
     caution = "judged on different people"
     assert caution not in made(tmp_path, runs / "fed", runs / "tiny-raw").text
     other = copy_of(runs / "tiny-raw", tmp_path / "other")
-    change(other, test_people=[5])
+    change(other, test_people=["5"])
     assert caution in made(tmp_path, runs / "fed", other).text
 
 
@@ -343,7 +343,7 @@ def test_the_maps_tell_the_shares_of_true_neighbours(runs: Path) -> None:
     nearest = distances.argsort(axis=1)[:, :10]
     assert maps.maps[0].same_activity == pytest.approx(100 * (test.y[nearest] == test.y[:, None]).mean(), abs=0.5)
     assert maps.maps[0].same_person == pytest.approx(
-        100 * (test.subject[nearest] == test.subject[:, None]).mean(), abs=0.5
+        100 * (test.person[nearest] == test.person[:, None]).mean(), abs=0.5
     )
 
 

@@ -65,7 +65,7 @@ def test_feature_targets_are_standardised_for_each_person(windows: Windows) -> N
     assert everybody.abs().max() <= 5
     for person in windows.people:
         own = prepare(only("features"), windows.of([person])).extras["features"]
-        torch.testing.assert_close(everybody[torch.from_numpy(windows.subject == person)], own)
+        torch.testing.assert_close(everybody[torch.from_numpy(windows.person == person)], own)
         spread = expert_features(torch.from_numpy(windows.of([person]).x), windows.meta.spec).std(dim=0)
         plain = (own.abs().amax(dim=0) < 5) & (spread > 0.01)  # nothing was cut off, and rounding is small beside it
         assert plain.sum() > own.shape[1] / 2

@@ -100,7 +100,7 @@ def test_every_layout_gives_the_numbers_of_the_files(layout, files, tmp_path):
         expected = [np.loadtxt(io.BytesIO(files[f"{part}/Inertial Signals/{stem}_{part}.txt"])) for stem in stems]
         np.testing.assert_array_equal(windows.x, np.stack(expected, axis=1).astype(np.float32))
         assert windows.y.tolist() == [int(label) - 1 for label in files[f"{part}/y_{part}.txt"].split()]
-        assert windows.subject.tolist() == [int(p) for p in files[f"{part}/subject_{part}.txt"].split()]
+        assert windows.person.tolist() == files[f"{part}/subject_{part}.txt"].split()
         np.testing.assert_allclose(windows.features, features[part], atol=1e-6)
 
 
@@ -108,8 +108,8 @@ def test_the_official_split_classes_units_and_sensors(uci_har_zip):
     train, test = uci_har.load(uci_har_zip)
     assert train.x.shape == (7352, 9, 128)
     assert test.x.shape == (2947, 9, 128)
-    assert test.people == [2, 4, 9, 10, 12, 13, 18, 20, 24]
-    assert train.people == [person for person in range(1, 31) if person not in test.people]
+    assert test.people == ["2", "4", "9", "10", "12", "13", "18", "20", "24"]
+    assert train.people == [str(person) for person in range(1, 31) if str(person) not in test.people]
     assert train.meta.classes == (
         "walking",
         "walking_upstairs",
@@ -193,7 +193,7 @@ def test_the_second_load_uses_the_cache_and_gives_the_same(layout, files, tmp_pa
     for a, b in zip(first, second, strict=True):
         assert a.x.tobytes() == b.x.tobytes()
         assert a.features.tobytes() == b.features.tobytes()
-        assert (a.y.tolist(), a.subject.tolist(), a.meta) == (b.y.tolist(), b.subject.tolist(), b.meta)
+        assert (a.y.tolist(), a.person.tolist(), a.meta) == (b.y.tolist(), b.person.tolist(), b.meta)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

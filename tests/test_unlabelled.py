@@ -25,7 +25,7 @@ from shared.report.maps import draw_maps
 from shared.report.reading import read_runs
 from simulation.__main__ import simulate
 
-LABELLED = (2, 4)
+LABELLED = ("2", "4")
 """The two training people whose labels are known in the end."""
 
 YAML = """
@@ -38,8 +38,8 @@ centralized: {epochs: 1}
 """
 
 
-def labels_of(windows: Windows, people: tuple[int, ...]) -> Windows:
-    return replace(windows, y=np.where(np.isin(windows.subject, people), windows.y, UNLABELLED))
+def labels_of(windows: Windows, people: tuple[str, ...]) -> Windows:
+    return replace(windows, y=np.where(np.isin(windows.person, people), windows.y, UNLABELLED))
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four clients without labels, and the same folder with labels of two people, and with all."""
     root = tmp_path_factory.mktemp("study")
     train, test = load(DataSettings(name="synthetic", path=None, holdout=()))
-    for name, people in (("none", ()), ("two", LABELLED), ("all", (1, 2, 3, 4))):
-        write_folder(root / name, labels_of(train, people), labels_of(test, () if name == "none" else (5,)))
+    for name, people in (("none", ()), ("two", LABELLED), ("all", ("1", "2", "3", "4"))):
+        write_folder(root / name, labels_of(train, people), labels_of(test, () if name == "none" else ("5",)))
     remove_labels(root / "none", "person_[135].npz")
     (root / "mine.yaml").write_text(YAML)
     simulate(config_of(root, "none"), root / "run", "inprocess")
@@ -82,10 +82,10 @@ def test_the_labels_of_two_people_judge_the_encoder(study: Path, tmp_path: Path)
         probe(arguments)
     probe([*arguments, "--out", str(tmp_path), f"data.path={study / 'two'}"])
     report = ProbeReport.model_validate_json((tmp_path / "run" / "probe.json").read_bytes())
-    assert (report.train_people, report.test_people) == (list(LABELLED), [5])
+    assert (report.train_people, report.test_people) == (list(LABELLED), ["5"])
     for result in report.results:
         assert result.labels == {"1": 2 * 4, "all": 2 * 96}[result.regime]
-        assert set(result.per_person) == {5}
+        assert set(result.per_person) == {"5"}
         assert np.sum(result.confusion) == 96
         assert result.accuracy > 0.5
 
@@ -121,13 +121,13 @@ def test_people_without_labels_are_held_out_never(
 ) -> None:
     monkeypatch.setenv("FEDHAR_RUNS", str(tmp_path))
     train, test = load(DataSettings(name="synthetic", path=None, holdout=()))
-    train = replace(train, y=np.where((train.y == 1) & (train.subject != 1), UNLABELLED, train.y))
-    write_folder(tmp_path / "data", labels_of(train, (1, 2, 3)), test)
+    train = replace(train, y=np.where((train.y == 1) & (train.person != "1"), UNLABELLED, train.y))
+    write_folder(tmp_path / "data", labels_of(train, ("1", "2", "3")), test)
     few = ["--folds", "3", "--seeds", "1", "--regimes", "1"]
     arguments = ["--config", str(study / "mine.yaml"), f"data.path={tmp_path / 'data'}"]
     crossval([*arguments, *few])
     found = json.loads((tmp_path / "mine-crossval" / "crossval.json").read_text())
-    assert sorted(chain(*found["folds"])) == [1, 2, 3]
+    assert sorted(chain(*found["folds"])) == ["1", "2", "3"]
     assert "running has no labelled training window: its 24 test windows count as wrong" in capsys.readouterr().out
     with pytest.raises(UserError, match="must be 2 to 3, the number of training people with labels, found 4"):
         crossval([*arguments, "--name", "more", *few, "--folds", "4"])

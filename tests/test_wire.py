@@ -168,8 +168,15 @@ def reply_of(partition: int) -> dict[str, MetricRecord | ArrayRecord]:
 
 def introduction_of(partition: int) -> dict[str, MetricRecord | ConfigRecord]:
     sums = {"count": 1280, "total": [0.0, 1.0, 2.0], "squares": [1280.0, 1280.0, 1280.0]}
-    metrics = {"partition-id": partition, "person": partition + 1, "num-examples": 10} | sums
-    sensors = {"data": "watch", "channels": list("xyz"), "units": ["g"] * 3, "size": [128], "rate": 50.0}
+    metrics = {"partition-id": partition, "num-examples": 10} | sums
+    sensors = {
+        "person": str(partition + 1),
+        "data": "watch",
+        "channels": list("xyz"),
+        "units": ["g"] * 3,
+        "size": [128],
+        "rate": 50.0,
+    }
     return {"metrics": MetricRecord(metrics), "sensors": ConfigRecord(sensors)}
 
 
@@ -228,7 +235,7 @@ ERRORS = (st.text() | LONG).map(lambda reason: Error(1, reason))
 
 def test_a_reply_of_any_records_costs_its_own_reply(answers: Answers, log: Lines, tmp_path: Path) -> None:
     config, manifest = configure(), Manifest()
-    members = [Member(node, node - 2, node - 1, 10) for node in answers.grid.get_node_ids()]
+    members = [Member(node, node - 2, str(node - 1), 10) for node in answers.grid.get_node_ids()]
     aggregator, ledger = Aggregator(config.federation.aggregation, frozenset(ARRAYS)), Ledger(config.privacy)
     expected = len(ARRAYS) + len(reply_of(0)["metrics"])
     with Tracker(tmp_path) as tracker:

@@ -1,4 +1,4 @@
-"""Who a window is of: a person is a text, unique across data sets, as ``"3"``, ``"Anna B."`` and ``"uci_har/3"`` are."""
+"""Who a window is of: a person is a text, unique across data sets, such as ``3``, ``Anna B.`` or ``uci_har/3``."""
 
 import hashlib
 import re
