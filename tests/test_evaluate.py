@@ -530,7 +530,7 @@ def test_windows_of_one_channel_can_be_probed() -> None:
     meta = Meta("one", InputSpec(channels=("total_acc_x",), units=("g",), size=(32,), rate=50.0), ("still", "moving"))
     y = np.tile([0, 1], 40)
     x = (y[:, None, None] * RNG.standard_normal((80, 1, 32))).astype(np.float32)
-    windows = Windows(x, y, np.repeat(np.arange(8), 10), meta)
-    train, test = windows.of([0, 1, 2, 3]), windows.of([4, 5, 6, 7])
+    windows = Windows(x, y, of_numbers(np.repeat(np.arange(8), 10)), meta)
+    train, test = windows.of(list("0123")), windows.of(list("4567"))
     report = probe(BASELINES["random"](SETTINGS, train, test), train, test, seeds=[0], regimes=["2"])
     assert report.results[0].accuracy > 0.85

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.data.person import in_order, numbered, person_id
+from shared.data.person import in_order, person_id
 from shared.data.spec import InputSpec
 from shared.errors import UserError
 
@@ -100,7 +100,7 @@ class Windows:
     @property
     def people(self) -> list[str]:
         """The ids of the people present, in natural order."""
-        return numbered(self.person)[0]
+        return in_order(np.unique(self.person).tolist())
 
     def of(self, people: list[str]) -> "Windows":
         """The windows of the named people, in their original order.
