@@ -100,7 +100,7 @@ def test_every_layout_gives_the_numbers_of_the_files(layout, files, tmp_path):
         expected = [np.loadtxt(io.BytesIO(files[f"{part}/Inertial Signals/{stem}_{part}.txt"])) for stem in stems]
         np.testing.assert_array_equal(windows.x, np.stack(expected, axis=1).astype(np.float32))
         assert windows.y.tolist() == [int(label) - 1 for label in files[f"{part}/y_{part}.txt"].split()]
-        assert windows.person.tolist() == files[f"{part}/subject_{part}.txt"].split()
+        assert windows.person.tolist() == files[f"{part}/subject_{part}.txt"].decode().split()
         np.testing.assert_allclose(windows.features, features[part], atol=1e-6)
 
 
