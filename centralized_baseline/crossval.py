@@ -121,7 +121,7 @@ def _check_data(base: Config, configs: Sequence[Config]) -> None:
             )
         if config.data != base.data:
             raise UserError(
-                "variants must have the same data: --set and --variant cannot change data.name or data.path"
+                "variants must have the same data: --set and --variant cannot change what is in the block data"
             )
 
 

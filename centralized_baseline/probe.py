@@ -7,7 +7,7 @@ side, each with its difference to the first.
 import argparse
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from shared.checkpoint import load_encoder
 from shared.config import Config, add_method_option, differences, load_config
 from shared.cpu import keep_memory
-from shared.data import DataSettings, load
+from shared.data import load
 from shared.data.windows import Windows
-from shared.encoders import Encoder
 from shared.errors import UserError, nearest, run_command
 from shared.evaluate import (
     BASELINES,
@@ -78,15 +77,15 @@ def main(arguments: list[str]) -> None:
     keep_memory()
     candidates = [_find(name, options, overrides) for name in dict.fromkeys(options.encoder)]
     splits = {data: load(data) for data in {candidate.config.data for candidate in candidates}}
-    prepared = [(candidate, _represent(candidate, splits[candidate.config.data])) for candidate in candidates]
+    prepared = [(candidate, *_represent(candidate, splits[candidate.config.data])) for candidate in candidates]
     paths = {candidate.name: _report_path(candidate, options.out) for candidate in candidates}
     if len(set(paths.values())) < len(paths):
         raise UserError(f"reports of different encoders would overwrite each other: {', '.join(paths)}")
     console, reports = Console(), dict[str, ProbeReport]()
-    for candidate, representation in prepared:
+    for candidate, representation, _ in prepared:
         _tell_left_out(candidate, representation, options.protocols, console)
-    for candidate, representation in prepared:
-        report = _probe(candidate, representation, splits, options, console)
+    for candidate, representation, split in prepared:
+        report = _probe(candidate, representation, split, options, console)
         path = paths[candidate.name]
         if candidate.series:
             trainings = [os.path.relpath(run, path.parent) for run in candidate.runs]
@@ -199,22 +198,20 @@ def _report_path(candidate: Candidate, out: Path | None) -> Path:
     return path
 
 
-def _represent(candidate: Candidate, split: Split) -> Representation:
-    """Return the candidate's embeddings-to-be of the windows, after checking that it fits them."""
+def _represent(candidate: Candidate, split: Split) -> tuple[Representation, Split]:
+    """Return the candidate's embeddings-to-be of the windows, and the windows as its encoder takes them."""
     if not candidate.runs:
-        return BASELINES[candidate.name](candidate.config.encoder, *split)
-    encoders = [_load(run, *split) for run in candidate.runs]
-    return encoded_by_seed(encoders.__getitem__, *split) if candidate.series else encoded(encoders[0], *split)
-
-
-def _load(run: Path, train: Windows, test: Windows) -> Encoder:
-    """Return a run's encoder, ready for these windows."""
-    encoder, card = load_encoder(run)
-    card.check_fits(train)
-    card.check_fits(test)
+        return BASELINES[candidate.name](candidate.config.encoder, *split), split
+    loaded = [load_encoder(run) for run in candidate.runs]
+    _, card = loaded[0]  # the others differ by their seeds alone
+    train, test = card.fit(split[0]), card.fit(split[1])
+    encoders = [encoder for encoder, _ in loaded]
     if card.norm_statistics == "missing":
-        estimate_norm_statistics(encoder, train.x)
-    return encoder
+        for encoder in encoders:
+            estimate_norm_statistics(encoder, train.x)
+    if candidate.series:
+        return encoded_by_seed(encoders.__getitem__, train, test), (train, test)
+    return encoded(encoders[0], train, test), (train, test)
 
 
 def _tell_left_out(
@@ -237,12 +234,12 @@ def _tell_left_out(
 def _probe(
     candidate: Candidate,
     representation: Representation,
-    splits: Mapping[DataSettings, Split],
+    split: Split,
     options: argparse.Namespace,
     console: Console,
 ) -> ProbeReport:
     """Probe one encoder behind a progress bar."""
-    train, test = splits[candidate.config.data]
+    train, test = split
     steps = options.seeds * len(options.regimes) * len(applicable(representation, options.protocols))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

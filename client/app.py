@@ -22,7 +22,7 @@ from client.state import PrivateState
 from shared.compression import FULL, Arrays, compress, wire_forms
 from shared.config import Config
 from shared.cpu import set_up_process
-from shared.data import DataSettings, People, training_people
+from shared.data import DataSettings, People, training_people, with_channels
 from shared.data.folder import load_own
 from shared.data.person import file_name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
@@ -169,12 +169,12 @@ def _own_data(context: Context) -> Path | None:
 
 def _windows_of(settings: DataSettings, partition: int, own: Path | None) -> Windows:
     if own:
-        return _own_windows(own)
+        return with_channels(_own_windows(own), settings.channels)
     with _LOADING:
         people = _people(settings)
     if partition >= len(people):
         raise UserError(
-            f"partition-id {partition} has no person: data set {settings.name!r} has {len(people)} training people"
+            f"partition-id {partition} has no person: data set {settings.title!r} has {len(people)} training people"
         )
     return people[partition]
 

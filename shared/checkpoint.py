@@ -15,6 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from shared.data.conform import conform
 from shared.data.spec import InputSpec, with_spec
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
@@ -143,17 +144,18 @@ class EncoderCard(Settings):
             config_digest=config_digest,
         )
 
-    def check_fits(self, windows: Windows) -> None:
-        """Refuse windows of other channels, units, rate or length than the encoder was trained on.
+    def fit(self, windows: Windows) -> Windows:
+        """Return windows as the encoder takes them (``shared.data.conform``).
 
         Raises:
-            UserError: Names all that differs, with both values.
+            UserError: They cannot be brought to it; says why.
         """
-        if difference := self.spec.difference(windows.meta.spec):
+        try:
+            return conform(windows, self.spec)
+        except UserError as error:
             raise UserError(
-                f"the encoder does not fit the data set {windows.meta.name!r}: it was trained on {self.data!r}; "
-                f"{difference}"
-            )
+                f"the encoder does not fit the data set {windows.meta.name!r}: it was trained on {self.data!r}; {error}"
+            ) from None
 
 
 def save_encoder(folder: Path, encoder: Encoder, card: EncoderCard) -> None:

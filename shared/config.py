@@ -270,7 +270,8 @@ def _lay_over(values: dict[str, Any], layer: Mapping[str, Any], origin: str, pre
 
 
 def _check_names(values: Mapping[str, Any]) -> None:
-    choose("data set", DATASETS, values["data"]["name"])
+    for name in (values["data"]["name"], *values["data"]["sets"]):
+        choose("data set", DATASETS, name)
     choose("encoder", ENCODERS, values["encoder"]["name"])
     choose("weighting", WEIGHTINGS, values["weighting"]["name"])
     choose("step", STEPS, values["step"]["name"])

@@ -222,8 +222,7 @@ def prepare(run: Path, overrides: Sequence[str], formats: Sequence[str]) -> Sour
     train, test = load(config.data)
     if not len(test):
         raise UserError(f"{test.meta.name} has no test people: exported files are checked on their windows")
-    card.check_fits(train)
-    card.check_fits(test)
+    train, test = card.fit(train), card.fit(test)
     if card.norm_statistics == "missing":
         estimate_norm_statistics(encoder, train.x)
     probe = fit_linear_probe(train, embed(encoder, train.x), "all", config.seed)

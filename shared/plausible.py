@@ -57,12 +57,26 @@ class Triad:
     channels: tuple[int, int, int]
 
 
+class Axis(NamedTuple):
+    """What the name of a channel says: the kind of its sensor, where it is worn ("" if unsaid), and which axis."""
+
+    kind: str
+    place: str
+    axis: str
+
+
+def axis_of(channel: str) -> Axis | None:
+    """Return what the name of a channel says; None where it is no axis of a known kind of sensor."""
+    match = _AXIS.fullmatch(channel)
+    return Axis(match["kind"], match["place"] or "", match["axis"]) if match else None
+
+
 def find_triads(channels: Sequence[str]) -> tuple[Triad, ...]:
     """Return the complete three-axis sensors among channels, in channel order."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     for index, name in enumerate(channels):
-        if match := _AXIS.fullmatch(name):
-            found.setdefault((match["kind"], match["place"] or ""), {})[match["axis"]] = index
+        if named := axis_of(name):
+            found.setdefault((named.kind, named.place), {})[named.axis] = index
     return tuple(
         Triad(kind, place, (axes["x"], axes["y"], axes["z"])) for (kind, place), axes in found.items() if len(axes) == 3
     )

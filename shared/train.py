@@ -320,7 +320,7 @@ def check_trainable(config: Config, windows: Windows) -> None:
         UserError: The device, the encoder or a task cannot work with these settings on these windows.
     """
     if not len(windows):
-        raise UserError(f"the data set {config.data.name!r} has no training people")
+        raise UserError(f"the data set {windows.meta.name!r} has no training people")
     device = pick_device(config.train.device)
     few = windows[np.arange(min(2, len(windows)))]
     model = build_model(config, few.meta, ChannelStatistics.of(few)).to(device)

@@ -51,10 +51,10 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
     clients = training_people(config.data)
     people = len(clients)
     if not people:
-        raise UserError(f"the data set {config.data.name!r} has no training people")
+        raise UserError(f"the data set {config.data.title!r} has no training people")
     if config.federation.min_clients > people:
         raise UserError(
-            f"federation.min_clients is {config.federation.min_clients}, but the data set {config.data.name!r} has "
+            f"federation.min_clients is {config.federation.min_clients}, but the data set {config.data.title!r} has "
             f"{people} training people: set federation.min_clients={people} or fewer"
         )
     console = Console(stderr=True)

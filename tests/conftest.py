@@ -26,19 +26,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(FIRST)))
 
 
-def find_uci_har() -> Path | None:
-    """Return the UCI HAR zip named by FEDHAR_UCI_HAR, or the one beside the project, if there is one."""
-    named = os.environ.get("FEDHAR_UCI_HAR")
-    path = Path(named) if named else ROOT.parent / "shared" / "data" / "uci-har.zip"
+def find_data(name: str, file: str) -> Path | None:
+    """Return the path that FEDHAR_NAME names, or the file in the folder of data beside the project, if there is one."""
+    named = os.environ.get(f"FEDHAR_{name.upper()}")
+    path = Path(named) if named else ROOT.parent / "shared" / "data" / file
     return path if path.exists() else None
+
+
+def data_or_skip(name: str, file: str) -> Path:
+    path = find_data(name, file)
+    if path is None:
+        pytest.skip(f"{name} is not at hand: set FEDHAR_{name.upper()} to its zip or folder")
+    return path
 
 
 @pytest.fixture(scope="session")
 def uci_har_zip() -> Path:
-    path = find_uci_har()
-    if path is None:
-        pytest.skip("UCI HAR is not at hand: set FEDHAR_UCI_HAR to the zip or folder")
-    return path
+    return data_or_skip("uci_har", "uci-har.zip")
+
+
+@pytest.fixture(scope="session")
+def motionsense_zip() -> Path:
+    return data_or_skip("motionsense", "motionsense.zip")
+
+
+@pytest.fixture(scope="session")
+def dsads_zip() -> Path:
+    return data_or_skip("dsads", "dsads-first-40s.zip")
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,7 @@ def test_a_saved_encoder_embeds_raw_windows_as_before(saved: Path) -> None:
     x = torch.from_numpy(train.x[:5])
     assert torch.equal(loaded(x), original(x))
     assert card.spec == train.meta.spec
-    card.check_fits(train)
+    assert card.fit(train) is train
 
 
 def test_no_file_of_a_saved_encoder_is_a_pickle(saved: Path) -> None:
@@ -130,9 +130,18 @@ def test_no_file_of_a_saved_encoder_is_a_pickle(saved: Path) -> None:
 
 def test_an_encoder_that_does_not_fit_names_both_sides(saved: Path) -> None:
     _, card = load_encoder(saved)
+    watch, _ = load(load_config(DEFAULTS, ["data.channels=[total_acc_x,total_acc_y,total_acc_z]"]).data)
+    with pytest.raises(
+        UserError, match=r"does not fit the data set 'watch'.*'synthetic'.*missing channels: gyro_x, gyro_y"
+    ):
+        card.fit(watch)
+
+
+def test_windows_of_another_data_set_are_brought_to_what_the_encoder_takes(saved: Path) -> None:
+    encoder, card = load_encoder(saved)
     watch, _ = load(load_config(DEFAULTS).data)
-    with pytest.raises(UserError, match=r"does not fit the data set 'watch'.*the size is 128 samples, expected 64"):
-        card.check_fits(watch)
+    fitted = card.fit(watch[:3])
+    assert torch.equal(encoder(torch.from_numpy(fitted.x)), encoder(torch.from_numpy(watch.x[:3, :, 32:96])))
 
 
 @pytest.mark.parametrize("name", ["encoder.json", "encoder.safetensors"])

@@ -16,7 +16,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from shared.data import DATASETS, DataSettings, folder, load, training_people, watch
+from shared.data import DATASETS, DataSettings, folder, join, load, training_people, uci_har, watch
+from shared.data.conform import pick
 from shared.data.partition import by_person, cut, draw_fraction, draw_labels
 from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
@@ -38,15 +39,15 @@ def own_cache(monkeypatch, cache):
 
 
 def settings_of(name: str, path: Path | None = None, holdout: tuple[int | str, ...] = ()) -> DataSettings:
-    return DataSettings(name=name, path=path, holdout=holdout)
+    return DataSettings(name=name, sets=(), path=path, channels=(), holdout=holdout)
 
 
 @pytest.fixture
 def chosen(request, tmp_path):
     """The data set named by the test's parameter, from its real source."""
     path = None
-    if request.param == "uci_har":
-        path = request.getfixturevalue("uci_har_zip")
+    if request.param in ("uci_har", "motionsense", "dsads"):
+        path = request.getfixturevalue(f"{request.param}_zip")
     if request.param == "folder":
         path = tmp_path / "own"
         folder.write_folder(path, *load(settings_of("synthetic")))
@@ -215,6 +216,77 @@ def test_a_person_in_both_parts_is_refused(monkeypatch):
 
 
 # --- watch and synthetic -----------------------------------------------------------------------------------
+
+
+def several(*names: str, **knobs) -> DataSettings:
+    return DataSettings(**{"name": "", "sets": names, "path": None, "channels": (), "holdout": ()} | knobs)
+
+
+def test_data_sets_together_have_the_channels_that_all_have_and_people_of_their_own(uci_har_zip, monkeypatch):
+    monkeypatch.setenv("FEDHAR_UCI_HAR", str(uci_har_zip))
+    together = load(several("uci_har", "watch", holdout=("uci_har/1", "watch/2")))
+    assert together[1].people == ["uci_har/1", "watch/2"]
+    for windows in together:
+        assert windows.meta.name == "uci_har+watch"
+        assert windows.meta.spec == pick(watch.SPEC, uci_har.SPEC.channels[3:])  # in the order of the first
+
+
+def test_data_sets_together_keep_each_windows_numbers_activity_and_person():
+    train, _ = load(several("synthetic", "watch"))
+    own, _ = load(settings_of("synthetic"))
+    watched, _ = load(settings_of("watch"))
+    assert train.people == [f"synthetic/{one}" for one in own.people] + [f"watch/{one}" for one in watched.people]
+    assert len(train) == len(own) + len(watched)
+    np.testing.assert_array_equal(train.x[: len(own)], own.x)
+    np.testing.assert_array_equal(train.x[len(own) :], watched.x[:, :, 32:96])  # the middle, as long as the first's
+    names = [own.meta.classes[y] for y in own.y] + [watched.meta.classes[y] for y in watched.y]
+    assert [train.meta.classes[y] for y in train.y] == names
+
+
+def test_activities_of_one_name_are_one_and_what_has_no_label_keeps_none():
+    synthetic, _ = load(settings_of("synthetic"))
+    other = replace(
+        synthetic,
+        y=np.where(np.arange(len(synthetic)) % 2, UNLABELLED, 3 - synthetic.y),
+        meta=replace(synthetic.meta, name="other", classes=synthetic.meta.classes[::-1]),
+    )
+    joined = join({"one": synthetic, "other": other})
+    assert joined.meta.classes == synthetic.meta.classes
+    half = len(synthetic)
+    np.testing.assert_array_equal(joined.y[:half], synthetic.y)
+    np.testing.assert_array_equal(joined.y[half::2], synthetic.y[::2])
+    assert (joined.y[half + 1 :: 2] == UNLABELLED).all()
+
+
+def test_chosen_channels_are_those_of_every_way_to_read(tmp_path):
+    folder.write_folder(tmp_path / "own", *load(settings_of("synthetic")))
+    chosen = ("gyro_z", "total_acc_x")
+    for one in (
+        several(channels=chosen, name="synthetic"),
+        several(channels=chosen, name="folder", path=tmp_path / "own"),
+        several("synthetic", "folder", channels=chosen, path=tmp_path / "own"),
+    ):
+        people = training_people(one)
+        for windows in (*load(one), people[0], people[len(people) - 1]):
+            assert windows.meta.spec.channels == chosen
+        train, _ = load(settings_of("synthetic"))
+        first = people[people.ids.index("synthetic/1" if one.sets else "1")]
+        np.testing.assert_array_equal(first.x, train.of(["1"]).x[:, [5, 0]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (several("watch", "watch"), "data.sets names watch more than once"),
+        (several("watch", "synthetic", path=Path("here")), "data.path is where one data set is.*watch, synthetic"),
+        (several("watch", "synthtic"), r"unknown data set 'synthtic' \(did you mean 'synthetic'"),
+        (several("synthetic", "watch", holdout=("1",)), r"unknown people \['1'\]; there are \['synthetic/1'"),
+        (several(name="watch", channels=("body_acc_x",)), "missing channels: body_acc_x; there are total_acc_x"),
+    ],
+)
+def test_data_sets_that_cannot_be_used_together_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        load(settings)
 
 
 def test_watch_windows_are_cut_from_the_recordings_of_their_own_person():

@@ -331,7 +331,7 @@ def test_a_broken_promise_is_said_in_the_table(source: Source) -> None:
     ("arguments", "message"),
     [
         (["--format", "onnxx"], r"unknown format 'onnxx' \(did you mean 'onnx'\?\); expected one of: onnx, int8"),
-        (["data.name=watch"], "the encoder does not fit the data set 'watch'"),
+        (["data.channels=[total_acc_x]"], "the encoder does not fit the data set"),
         (["data.nam=watch"], "unknown key 'data.nam'"),
     ],
 )

@@ -203,9 +203,18 @@ def _running_mean(run: Path) -> torch.Tensor:
 
 def test_an_encoder_that_does_not_fit_the_data_is_refused_by_name(runs: Path, config_file: Path) -> None:
     run = make_run(runs / "mine", config_file)
-    with pytest.raises(UserError, match=r"'watch'.*'synthetic'; the size is 128 samples, expected 64 samples"):
-        main(["--encoder", str(run), "data.name=watch", *FEW])
+    with pytest.raises(UserError, match=r"'watch'.*'synthetic';.*missing channels: gyro_x"):
+        main(["--encoder", str(run), "data.name=watch", "data.channels=[total_acc_x,total_acc_y,total_acc_z]", *FEW])
     assert not (run / "probe.json").exists()
+
+
+def test_an_encoder_is_judged_on_another_data_set_whose_windows_are_brought_to_it(
+    runs: Path, config_file: Path
+) -> None:
+    run = make_run(runs / "mine", config_file)
+    main(["--encoder", str(run), "data.name=watch", *FEW])
+    report = read(run / "probe.json")
+    assert (report.data, report.test_people) == ("watch", ["8", "9", "10"])
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_without_a_path_the_environment_names_it(files, tmp_path, monkeypatch):
 
 
 def test_without_a_path_the_download_is_used(files, cache):
-    target = uci_har.download_target()
+    target = uci_har.SOURCE.target
     target.parent.mkdir(parents=True)
     write_zip(target, files)
     assert cache in target.parents

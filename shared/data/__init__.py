@@ -1,15 +1,21 @@
 """Data sets by name, each as one pair of windows: training people and test people."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from shared.data import folder, synthetic, uci_har, watch
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.data import dsads, folder, motionsense, synthetic, uci_har, watch
+from shared.data.conform import common_spec, conform, pick
 from shared.data.partition import by_person, each_person
 from shared.data.person import Person, in_order
+from shared.data.spec import Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
-from shared.data.windows import Windows
+from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.errors import UserError, choose
 from shared.settings import NO_IDENTITY, Settings
 
@@ -19,9 +25,14 @@ Loader = Callable[[Path | None], tuple[Windows, Windows]]
 DATASETS: dict[str, Loader] = {
     "uci_har": uci_har.load,
     "watch": watch.load,
+    "motionsense": motionsense.load,
+    "dsads": dsads.load,
     "folder": folder.load,
     "synthetic": synthetic.load,
 }
+
+SOURCES = {source.name: source for source in (uci_har.SOURCE, watch.SOURCE, motionsense.SOURCE, dsads.SOURCE)}
+"""Where the public ones are from, and on what terms."""
 
 
 class DataSettings(Settings):
@@ -29,14 +40,28 @@ class DataSettings(Settings):
 
     Args:
         name: A key of ``DATASETS``.
-        path: Where the data set is, or None for its default place.
+        sets: Keys of ``DATASETS`` to use together, in place of ``name``; see ``join``. Empty: ``name`` alone.
+        path: Where the data set is, or None for its default place. Of several, where "folder" is.
+        channels: To use, by name, in this order. Empty: all; of several data sets, those that all of them have.
         holdout: People of the training part who become the test part, while the data set's own test people are
             left out: what is tuned is then tuned without them. Empty: the data set's own split.
     """
 
     name: str
+    sets: tuple[str, ...]
     path: Annotated[Path | None, NO_IDENTITY]
+    channels: tuple[Name, ...]
     holdout: tuple[Person, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The data sets."""
+        return self.sets or (self.name,)
+
+    @property
+    def title(self) -> str:
+        """What to call them."""
+        return "+".join(self.names)
 
 
 def load(settings: DataSettings) -> tuple[Windows, Windows]:
@@ -55,13 +80,71 @@ def load(settings: DataSettings) -> tuple[Windows, Windows]:
 
 
 def _load(settings: DataSettings) -> tuple[Windows, Windows]:
-    train, test = choose("data set", DATASETS, settings.name)(settings.path)
+    train, test = _all_of(settings)
     if settings.holdout:
         rest = without(train.people, settings.holdout, train.meta.name)
         train, test = train.of(rest), train.of(list(settings.holdout))
     if both := in_order(set(train.people) & set(test.people)):
-        raise UserError(f"{settings.name}: people {both} are in both the training and the test part")
+        raise UserError(f"{train.meta.name}: people {both} are in both the training and the test part")
     return train, test
+
+
+def _all_of(settings: DataSettings) -> tuple[Windows, Windows]:
+    names = settings.names
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise UserError(f"data.sets names {', '.join(twice)} more than once")
+    if len(names) == 1:
+        train, test = choose("data set", DATASETS, names[0])(settings.path)
+        return with_channels(train, settings.channels), with_channels(test, settings.channels)
+    if settings.path is not None and "folder" not in names:
+        raise UserError(
+            f"data.path is where one data set is, and data.sets names {', '.join(names)}: set data.path=null, and name "
+            "the place of each by its environment variable, as FEDHAR_UCI_HAR"
+        )
+    parts = {name: choose("data set", DATASETS, name)(settings.path if name == "folder" else None) for name in names}
+    train = join({name: train for name, (train, _) in parts.items()}, settings.channels)
+    test = join({name: test for name, (_, test) in parts.items()}, settings.channels)
+    return train, test
+
+
+def join(parts: Mapping[str, Windows], channels: Sequence[str] = ()) -> Windows:
+    """Put windows of several data sets together.
+
+    They are brought to the channels that all have (or to those that are named) in the units, the rate and the size of
+    the first. Activities of the same name are the same. Person 3 of uci_har becomes ``uci_har/3``.
+
+    Args:
+        parts: Windows by the names of their data sets.
+        channels: To use.
+
+    Raises:
+        UserError: Windows that cannot be brought to it, or no channel in common.
+    """
+    specs = [part.meta.spec for part in parts.values()]
+    spec = pick(specs[0], channels) if channels else common_spec(specs)
+    classes = tuple(dict.fromkeys(name for part in parts.values() for name in part.meta.classes))
+    fitted = {name: conform(part, spec) for name, part in parts.items()}
+    return Windows(
+        x=np.concatenate([part.x for part in fitted.values()]),
+        y=np.concatenate([_relabelled(part, classes) for part in fitted.values()]),
+        person=np.concatenate([np.char.add(f"{name}/", part.person) for name, part in fitted.items()]),
+        meta=Meta("+".join(parts), spec, classes),
+    )
+
+
+def _relabelled(windows: Windows, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    places = np.array([*map(classes.index, windows.meta.classes), UNLABELLED])  # -1 is the last
+    relabelled: NDArray[np.int64] = places[windows.y]
+    return relabelled
+
+
+def with_channels(windows: Windows, channels: Sequence[str]) -> Windows:
+    """Return windows of the named channels; of all, where none is named.
+
+    Raises:
+        UserError: A channel that is not there, or is measured at several places.
+    """
+    return conform(windows, pick(windows.meta.spec, channels)) if channels else windows
 
 
 def without(people: Sequence[str], holdout: Collection[str], name: str) -> list[str]:
@@ -106,11 +189,11 @@ def training_people(settings: DataSettings) -> People:
     Raises:
         UserError: As ``load``; about a file of one person, when it is read.
     """
-    if settings.name == "folder":
+    if settings.names == ("folder",):
         files = folder.PersonFiles(settings.path)
         train = [person for person in files.people if person not in files.test_people]
         if settings.holdout:
             train = without(train, settings.holdout, files.meta.name)
-        return People(train, files.read)
+        return People(train, lambda person: with_channels(files.read(person), settings.channels))
     windows, _ = _load(settings)
     return People(windows.people, dict(zip(windows.people, by_person(windows), strict=True)).__getitem__)

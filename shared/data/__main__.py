@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.data import DATASETS, DataSettings, load
+from shared.data import DATASETS, SOURCES, DataSettings, load
 from shared.data.download import INNER_SHA256, OUTER_SHA256, URL, download_uci_har
 from shared.data.partition import each_person
 from shared.data.person import person_id
 from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
-from shared.data.uci_har import download_target
+from shared.data.uci_har import SOURCE as UCI_HAR
 from shared.data.windows import UNLABELLED, Windows
 from shared.errors import run_command
 
@@ -44,12 +44,12 @@ def main(arguments: list[str]) -> None:
         words = f"{options.out}: one file each for {len(people)} people: {ids}"
         console.print(words, markup=False, soft_wrap=True)
     else:
-        download_uci_har(download_target(), options.url, options.outer_sha256, options.inner_sha256)
-        console.print(f"UCI HAR is at {download_target()}, both checksums are right", soft_wrap=True)
+        download_uci_har(UCI_HAR.target, options.url, options.outer_sha256, options.inner_sha256)
+        console.print(f"UCI HAR is at {UCI_HAR.target}, both checksums are right", soft_wrap=True)
 
 
 def _settings(options: argparse.Namespace) -> DataSettings:
-    return DataSettings(name=options.name, path=options.path, holdout=tuple(options.holdout))
+    return DataSettings(name=options.name, sets=(), path=options.path, channels=(), holdout=tuple(options.holdout))
 
 
 def info(settings: DataSettings, console: Console) -> None:
@@ -64,6 +64,8 @@ def info(settings: DataSettings, console: Console) -> None:
     )
     console.print(_people_table(train, test))
     console.print(_channel_table(train, test))
+    if (source := SOURCES.get(meta.name)) is not None:
+        console.print(f"cite: {source.citation}", f"terms: {source.terms}", sep="\n", soft_wrap=True, highlight=False)
     console.print(
         "checked: nobody is in both parts; all labels are among the classes; all values are finite; all windows "
         "have the same channels and length"

@@ -25,6 +25,9 @@ class Archive(Protocol):
 
     def __contains__(self, member: str) -> bool: ...
 
+    def members(self) -> list[str]:
+        """Return the names of all files, sorted."""
+
     def read(self, member: str) -> bytes:
         """Return the bytes of a file.
 
@@ -37,7 +40,7 @@ class Archive(Protocol):
 
 
 class FolderArchive:
-    """The text files below a folder."""
+    """The files below a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -45,6 +48,10 @@ class FolderArchive:
 
     def __contains__(self, member: str) -> bool:
         return (self.root / member).is_file()
+
+    def members(self) -> list[str]:
+        """Return the names of all files, sorted."""
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob("**/*") if path.is_file())
 
     def read(self, member: str) -> bytes:
         """Return the bytes of a file; ``UserError`` where it is missing or cannot be read."""
@@ -56,10 +63,10 @@ class FolderArchive:
             raise UserError(f"{self.place}: cannot read {member!r}: {error.strerror}") from error
 
     def digest(self) -> str:
-        """Return the SHA-256 over the names and checksums of all text files."""
+        """Return the SHA-256 over the names and checksums of all files."""
         whole = hashlib.sha256()
-        for path in sorted(self.root.glob("**/*.txt")):
-            whole.update(f"{sha256_of(path)} {path.relative_to(self.root).as_posix()}\n".encode())
+        for member in self.members():
+            whole.update(f"{sha256_of(self.root / member)} {member}\n".encode())
         return whole.hexdigest()
 
 
@@ -80,6 +87,11 @@ class ZipArchive:
 
     def __contains__(self, member: str) -> bool:
         return self.root + member in self.file.namelist()
+
+    def members(self) -> list[str]:
+        """Return the names of all files, sorted."""
+        names = (info.filename for info in self.file.infolist() if not info.is_dir())
+        return sorted(name.removeprefix(self.root) for name in names if name.startswith(self.root))
 
     def read(self, member: str) -> bytes:
         """Return the bytes of a file; ``UserError`` where it is missing or damaged."""
@@ -102,11 +114,10 @@ def open_archive(path: Path, landmark: str, inner: str) -> Archive:
     Raises:
         UserError: No such path, not a zip, a truncated zip, or no landmark in it.
     """
-    if path.is_dir():
+    archive = open_files(path)
+    if isinstance(archive, FolderArchive):
         return FolderArchive(_root_folder(path, landmark))
-    if not path.is_file():
-        raise UserError(f"no such file or folder: {path}")
-    file = open_zip(path, str(path))
+    file = archive.file
     root = _root_in_zip(file, landmark)
     if root is None and (nested := _find(file, inner)):
         file = open_zip(io.BytesIO(read_member(file, nested, str(path))), f"{path}: {nested}")
@@ -115,6 +126,19 @@ def open_archive(path: Path, landmark: str, inner: str) -> Archive:
         names = ", ".join(file.namelist()[:5]) or "nothing"
         raise UserError(f"{path}: expected {landmark!r} or {inner!r} in the zip, found {names}")
     return ZipArchive(file, root, path)
+
+
+def open_files(path: Path) -> "FolderArchive | ZipArchive":
+    """Open all files of a folder or a zip, whatever their names.
+
+    Raises:
+        UserError: No such path, or not a whole zip.
+    """
+    if path.is_dir():
+        return FolderArchive(path)
+    if not path.is_file():
+        raise UserError(f"no such file or folder: {path}")
+    return ZipArchive(open_zip(path, str(path)), "", path)
 
 
 def open_zip(source: Path | io.BytesIO, place: str) -> zipfile.ZipFile:

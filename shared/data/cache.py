@@ -3,13 +3,16 @@
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.data.archive import Archive
+from shared.errors import UserError
 from shared.files import open_atomic
 
 DIGEST_BYTES = 32
@@ -20,6 +23,30 @@ def cache_folder() -> Path:
     if own := os.environ.get("FEDHAR_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedhar"
+
+
+def parsed(
+    name: str, version: int, archive: Archive, parse: Callable[[Archive], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a data set's files, parsed once for files of these bytes and kept in the cache.
+
+    A cache that cannot be written costs time at the next load, but is no reason to fail.
+
+    Args:
+        name: Of the data set, and of its folder in the cache.
+        version: Of what ``parse`` returns.
+        archive: The files.
+        parse: Reads and checks them.
+    """
+    path = cache_folder() / name / f"{archive.digest()}-{version}.cache"
+    arrays = fetch(path)
+    if arrays is None:
+        arrays = parse(archive)
+        try:
+            store(path, arrays)
+        except UserError as error:
+            warnings.warn(f"{name} is parsed anew each time: {error}", stacklevel=2)
+    return arrays
 
 
 def store(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

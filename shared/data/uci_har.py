@@ -1,15 +1,12 @@
 """UCI HAR: six activities of 30 people with a smartphone at the waist.
 
 Windows of 2.56 s (128 samples at 50 Hz, half of them shared with the next window) of acceleration without and
-with gravity and of rotation; 21 people train and 9 test (Anguita et al., "A public domain dataset for human
-activity recognition using smartphones", ESANN 2013, https://doi.org/10.24432/C54S4K).
+with gravity and of rotation; 21 people train and 9 test.
 
 The files are read from the official layout, as a folder, as its zip or as the zip around that zip, and the parsed
 arrays are cached, so that a second load need not parse 190 MB of text.
 """
 
-import os
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.data.archive import Archive, open_archive
-from shared.data.cache import cache_folder, fetch, store
+from shared.data.cache import parsed
 from shared.data.person import of_numbers
+from shared.data.source import Source
 from shared.data.spec import InputSpec
 from shared.data.text import parse_table, refuse
 from shared.data.windows import Meta, Windows
@@ -36,31 +34,17 @@ SPEC = InputSpec(
 )
 
 INNER_ZIP = "UCI HAR Dataset.zip"
+SOURCE = Source(
+    name="uci_har",
+    citation="D. Anguita, A. Ghio, L. Oneto, X. Parra, J. L. Reyes-Ortiz: A public domain dataset for human activity "
+    "recognition using smartphones. ESANN 2013, https://doi.org/10.24432/C54S4K",
+    terms="with citation, and not for commercial use",
+    get="run `python -m shared.data download uci_har`",
+    file=INNER_ZIP,
+)
 LABELS = "activity_labels.txt"
 FEATURES = "features.txt"
 CACHE_FORMAT = 1
-
-
-def default_path() -> Path:
-    """Return where the data set is where no path is given: FEDHAR_UCI_HAR, or else where it is downloaded to.
-
-    Raises:
-        UserError: It is in neither place.
-    """
-    if named := os.environ.get("FEDHAR_UCI_HAR"):
-        return Path(named)
-    downloaded = download_target()
-    if not downloaded.is_file():
-        raise UserError(
-            "data set uci_har is not on this machine: run `python -m shared.data download uci_har`, or set "
-            "data.path (or FEDHAR_UCI_HAR) to its folder or zip"
-        )
-    return downloaded
-
-
-def download_target() -> Path:
-    """Return where the downloaded zip is kept."""
-    return cache_folder() / "uci_har" / INNER_ZIP
 
 
 def load(path: Path | None) -> tuple[Windows, Windows]:
@@ -68,7 +52,7 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
 
     Args:
         path: The folder "UCI HAR Dataset", a folder that contains it, its zip, or the zip around its zip. None:
-            the environment variable FEDHAR_UCI_HAR, or else the downloaded zip.
+            see ``Source.find``.
 
     Returns:
         (train, test): x (N, 9, 128) as ``SPEC`` says, labels in the order of activity_labels.txt,
@@ -78,24 +62,12 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
         UserError: Missing, damaged or inconsistent files; the message names the file, what was expected and
             what was found.
     """
-    archive = open_archive(path or default_path(), LABELS, INNER_ZIP)
-    cached = cache_folder() / "uci_har" / f"{archive.digest()}-{CACHE_FORMAT}.cache"
-    arrays = fetch(cached)
-    if arrays is None:
-        arrays = _parse(archive)
-        _keep(cached, arrays)
+    archive = open_archive(SOURCE.find(path), LABELS, INNER_ZIP)
+    arrays = parsed(SOURCE.name, CACHE_FORMAT, archive, _parse)
     names = [tuple(str(name) for name in arrays[key]) for key in ("classes", "feature_names")]
-    meta = Meta("uci_har", SPEC, classes=names[0], feature_names=names[1])
+    meta = Meta(SOURCE.name, SPEC, classes=names[0], feature_names=names[1])
     train, test = (_windows(arrays, part, meta) for part in ("train", "test"))
     return train, test
-
-
-def _keep(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Cache the arrays; a cache that cannot be written costs time at the next load, but is no reason to fail."""
-    try:
-        store(path, arrays)
-    except UserError as error:
-        warnings.warn(f"UCI HAR is parsed anew each time: {error}", stacklevel=2)
 
 
 def _windows(arrays: dict[str, NDArray[Any]], part: str, meta: Meta) -> Windows:

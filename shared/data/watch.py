@@ -1,9 +1,8 @@
 """The embedded data set: shoulder exercises recorded by a smart watch.
 
 Ten people did seven physiotherapy exercises of the shoulder, on either arm, with a watch that records
-acceleration and rotation at 50 Hz: 140 recordings (Burns et al., "Shoulder physiotherapy exercise recognition:
-machine learning the inertial signals from a smartwatch", Physiological Measurement 39, 2018). The recordings
-are a data file of the pip package seglearn, which is found without importing the package.
+acceleration and rotation at 50 Hz: 140 recordings. They are a data file of the pip package seglearn, which is found
+without importing the package.
 """
 
 from collections.abc import Mapping
@@ -12,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from shared.data.person import of_numbers
+from shared.data.source import Source
 from shared.data.spec import InputSpec
-from shared.data.windows import Meta, Windows
+from shared.data.windows import Meta, Windows, cut_recordings
 from shared.errors import UserError
 from shared.files import sha256_of
 
+SOURCE = Source(
+    name="watch",
+    citation="D. M. Burns, N. Leung, M. Hardisty, C. M. Whyne, P. Henry, S. McLachlin: Shoulder physiotherapy exercise "
+    "recognition: machine learning the inertial signals from a smartwatch. Physiological Measurement 39(7), 2018",
+    terms="BSD 3-clause licence of the package seglearn, which it comes with",
+)
 SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 SAMPLES = 128
-STEP = 64
 TEST_PEOPLE = ("8", "9", "10")
 SPEC = InputSpec(
     channels=("total_acc_x", "total_acc_y", "total_acc_z", "gyro_x", "gyro_y", "gyro_z"),
@@ -43,7 +47,10 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
     """
     if path is not None:
         raise UserError(f"data set watch is embedded and takes no path, found {path}; set data.path to null")
-    windows = _cut(_read(_find()))
+    recordings = _read(_find())
+    meta = Meta(SOURCE.name, SPEC, tuple(recordings["y_labels"]))
+    people = of_numbers(np.array(recordings["subject"], np.int64))
+    windows = cut_recordings(recordings["X"], np.array(recordings["y"]), people, meta)
     test = np.isin(windows.person, TEST_PEOPLE)
     return windows[~test], windows[test]
 
@@ -66,16 +73,3 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise UserError(f"data set watch: SHA-256 of {path} expected {SHA256}, found {found}")
     recordings: Mapping[str, Any] = np.load(path, allow_pickle=True).item()
     return recordings
-
-
-def _cut(recordings: Mapping[str, Any]) -> Windows:
-    """Cut each (time, 6) recording into (windows, 6, 128); what is left at its end is dropped."""
-    parts = [sliding_window_view(signal, SAMPLES, axis=0)[::STEP] for signal in recordings["X"]]
-    counts = [len(part) for part in parts]
-    meta = Meta("watch", SPEC, tuple(recordings["y_labels"]))
-    return Windows(
-        x=np.concatenate(parts).astype(np.float32),
-        y=np.repeat(recordings["y"], counts).astype(np.int64),
-        person=np.repeat(of_numbers(np.array(recordings["subject"], np.int64)), counts),
-        meta=meta,
-    )

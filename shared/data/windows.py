@@ -1,8 +1,11 @@
 """The one container for sensor windows: signals, labels, people and features travel together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from shared.data.person import in_order, person_id
@@ -120,6 +123,32 @@ def _check_spelling(person: str, name: str) -> None:
         raise UserError(f"{name}: {error}") from None
     if spelling != person:
         raise UserError(f"{name}: expected the person's id as {spelling!r}, found {person!r}")
+
+
+def cut_recordings(
+    recordings: Sequence[NDArray[np.floating[Any]]], y: NDArray[np.integer[Any]], person: NDArray[np.str_], meta: Meta
+) -> Windows:
+    """Cut recordings into windows that overlap by half; what is left at the end of a recording is dropped.
+
+    Args:
+        recordings: Each (time, C), at the rate of ``meta.spec``; one that is shorter than a window gives none.
+        y: The label of each.
+        person: The id of the person of each.
+        meta: What the numbers mean.
+    """
+    samples = meta.spec.time.samples
+    empty = np.empty((0, *meta.spec.shape), np.float32)
+    parts = [
+        sliding_window_view(signal, samples, axis=0)[:: samples // 2] if len(signal) >= samples else empty
+        for signal in recordings
+    ]
+    counts = [len(part) for part in parts]
+    return Windows(
+        x=np.concatenate([empty, *parts]).astype(np.float32),
+        y=np.repeat(y, counts).astype(np.int64),
+        person=np.repeat(person, counts),
+        meta=meta,
+    )
 
 
 def expected_labels(classes: tuple[str, ...]) -> str:

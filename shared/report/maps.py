@@ -113,13 +113,13 @@ def _representations(
         if run.finished:
             try:
                 encoder, card = load_encoder(run.folder)
-                card.check_fits(windows)
+                fitted = card.fit(windows)
             except UserError as error:
                 notes.append(f"{run.name}: {error}")
                 continue
             if card.norm_statistics == "missing":
-                estimate_norm_statistics(encoder, train.x)
-            yield run.name, embed(encoder, windows.x)
+                estimate_norm_statistics(encoder, card.fit(train).x)
+            yield run.name, embed(encoder, fitted.x)
 
 
 def _draw(name: str, number: int, z: Embeddings, windows: Windows) -> Map:

@@ -106,7 +106,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def data_name(run: Run) -> str | None:
     """The data set of a run, None where nothing in the folder says it."""
     if run.config is not None:
-        return run.config.data.name
+        return run.config.data.title
     return run.probe.data if run.probe is not None else None
 
 
