@@ -82,7 +82,10 @@ def find_triads(channels: Sequence[str]) -> tuple[Triad, ...]:
     )
 
 
-def check_units(source: str, channels: Sequence[str], x: NDArray[np.floating[Any]]) -> None:
+DIVIDE = "divide it by {factor:.5f}"
+
+
+def check_units(source: str, channels: Sequence[str], x: NDArray[np.floating[Any]], remedy: str = DIVIDE) -> None:
     """Refuse magnitudes that no human movement has in the sensors' units; name the unit that they look like.
 
     Only three-axis sensors can be judged. People who sit still turn so slowly that degrees per second go unnoticed.
@@ -91,6 +94,7 @@ def check_units(source: str, channels: Sequence[str], x: NDArray[np.floating[Any
         source: What to call the numbers in a message.
         channels: C names.
         x: (N, C, T) windows of one person, or one long recording (1, C, T).
+        remedy: What to do where it looks like another ``{unit}``, of which ours has ``{factor}``.
 
     Raises:
         UserError: Names the sensor, what was expected and what was found.
@@ -103,6 +107,7 @@ def check_units(source: str, channels: Sequence[str], x: NDArray[np.floating[Any
         if not limits.low <= value <= limits.high:
             others = (unit for unit, factor in limits.others.items() if limits.low <= value / factor <= limits.high)
             unit = next(others, None)
-            hint = "" if unit is None else f": it looks like {unit}; divide it by {limits.others[unit]:.5f}"
+            found = "" if unit is None else remedy.format(unit=unit, factor=limits.others[unit])
+            hint = "" if unit is None else f": it looks like {unit}; {found}"
             name = channels[triad.channels[0]].removesuffix("_x")
             raise UserError(f"{source}: {name} must be in {limits.unit}, {limits.expected}, found {value:.3g}{hint}")

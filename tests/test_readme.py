@@ -33,6 +33,14 @@ def test_every_command_of_the_page_on_methods_runs_and_it_lists_every_method(tmp
     assert listed == set(METHODS)
 
 
+def test_every_command_of_the_page_on_own_recordings_runs(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path)
+    run_all(commands("sh", (ROOT / "docs" / "data.md").read_text(encoding="utf-8")), checkout)
+    activities = (checkout / "own" / "activities.csv").read_text()
+    assert len(activities.splitlines()) > 400
+    assert (checkout / "own" / "first-try" / "quality.html").is_file()
+
+
 def test_what_runs_elsewhere_is_in_the_readme_and_is_run_there() -> None:
     for start, reason in ELSEWHERE.items():
         assert any(command.startswith(start) for command in commands("sh")), start

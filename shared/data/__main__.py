@@ -1,8 +1,9 @@
-"""Command line of the data sets: show what is in one, download one, or split one into a file per person.
+"""Command line of the data sets: show what is in one, download one, split one into a file per person, or make one.
 
 ``python -m shared.data info NAME [--path P]`` loads a data set, which checks all of it, and prints a summary.
 ``python -m shared.data download uci_har`` fetches UCI HAR into the cache folder.
 ``python -m shared.data split NAME [--path P] --out DIR`` writes one file per training person, for their clients.
+``python -m shared.data import FILES... --out DIR`` makes a data set of recordings; see ``docs/data.md``.
 """
 
 import argparse
@@ -38,6 +39,8 @@ def main(arguments: list[str]) -> None:
     console = Console()
     if options.command == "info":
         info(_settings(options), console)
+    elif options.command == "import":
+        _import(options, console)
     elif options.command == "split":
         people = split_people(_settings(options), options.out, options.virtual)
         ids = ", ".join(people) if len(people) <= _LISTED else f"{people[0]} to {people[-1]}"
@@ -46,6 +49,16 @@ def main(arguments: list[str]) -> None:
     else:
         download_uci_har(UCI_HAR.target, options.url, options.outer_sha256, options.inner_sha256)
         console.print(f"UCI HAR is at {UCI_HAR.target}, both checksums are right", soft_wrap=True)
+
+
+def _import(options: argparse.Namespace, console: Console) -> None:
+    # Here, because a client's container has neither what reads recordings nor what draws the page.
+    from shared.data.importing.command import import_recordings, write_proposal
+
+    if options.propose is not None:
+        write_proposal(options.files, options.propose, console)
+    else:
+        import_recordings(options.files, options.out, options.recipe, console)
 
 
 def _settings(options: argparse.Namespace) -> DataSettings:
@@ -103,7 +116,9 @@ def _channel_table(train: Windows, test: Windows) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shared.data", description="Show, download or split data sets.")
+    parser = argparse.ArgumentParser(
+        prog="python -m shared.data", description="Show, download, split or make data sets."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("info", help="load a data set, check all of it and print a summary")
     split = commands.add_parser("split", help="write one file per training person, for the clients of a deployment")
@@ -126,6 +141,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("PEOPLE", "WINDOWS"),
         help="cut the people into this many virtual ones of this many windows, to try how a federation grows",
     )
+    make = commands.add_parser("import", help="make a data set of recordings of any make; see docs/data.md")
+    make.add_argument("files", type=Path, nargs="+", metavar="FILE", help="recordings: files, zips or folders")
+    result = make.add_mutually_exclusive_group(required=True)
+    result.add_argument("--out", type=Path, metavar="DIR", help="new folder for the windows, recipe and quality page")
+    result.add_argument(
+        "--propose", type=Path, metavar="FILE", help="only write the recipe that is guessed, to correct"
+    )
+    make.add_argument("--recipe", type=Path, metavar="FILE", help="what the columns mean (default: it is guessed)")
     fetch = commands.add_parser("download", help="fetch a data set into the cache folder (FEDHAR_CACHE)")
     fetch.add_argument("name", choices=["uci_har"], help="61 MB; not for commercial use, cite its paper")
     fetch.add_argument("--url", default=URL, help="a mirror of the official zip (default: %(default)s)")

@@ -30,6 +30,7 @@ import json
 import secrets
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def load_own(path: Path) -> Windows:
     return _read_person(files[person], person, _meta(description, path / DESCRIPTION, _size(files[person])))
 
 
-def write_folder(folder: Path, train: Windows, test: Windows) -> None:
+def write_folder(folder: Path, train: Windows, test: Windows, beside: Mapping[str, str] | None = None) -> None:
     """Write windows in this layout, so that ``load(folder)`` gives them back, sorted by person.
 
     The folder appears whole or not at all.
@@ -155,25 +156,37 @@ def write_folder(folder: Path, train: Windows, test: Windows) -> None:
         folder: A folder that does not exist yet, or is empty.
         train: Windows of the training people; may be empty.
         test: Windows of the test people, of the same meta; may be empty.
+        beside: Texts of further files in the folder, by name.
 
     Raises:
         UserError: The folder holds something, there are no windows at all, the parts differ in meaning or in
             shape, somebody is in both, or the folder cannot be written.
     """
     _check_parts(train, test)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already and is not overwritten; name a new folder")
+    check_new(folder)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         for part in (train, test):
             for windows in each_person(part):
                 _write_person(temporary / f"{file_name(windows.people[0])}.npz", windows)
         write_atomic(temporary / DESCRIPTION, _describe(train.meta, test.people))
+        for name, text in (beside or {}).items():
+            write_atomic(temporary / name, text)
         temporary.replace(folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        UserError: Names it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already and is not overwritten; name a new folder")
 
 
 def _check_parts(train: Windows, test: Windows) -> None:

@@ -47,12 +47,21 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
     """
     if path is not None:
         raise UserError(f"data set watch is embedded and takes no path, found {path}; set data.path to null")
-    recordings = _read(_find())
-    meta = Meta(SOURCE.name, SPEC, tuple(recordings["y_labels"]))
-    people = of_numbers(np.array(recordings["subject"], np.int64))
-    windows = cut_recordings(recordings["X"], np.array(recordings["y"]), people, meta)
+    data = recordings()
+    meta = Meta(SOURCE.name, SPEC, tuple(data["y_labels"]))
+    people = of_numbers(np.array(data["subject"], np.int64))
+    windows = cut_recordings(data["X"], np.array(data["y"]), people, meta)
     test = np.isin(windows.person, TEST_PEOPLE)
     return windows[~test], windows[test]
+
+
+def recordings() -> Mapping[str, Any]:
+    """Return the recordings as the package holds them: signals ``X`` (time, 6), ``y``, ``subject`` and ``y_labels``.
+
+    Raises:
+        UserError: The package or its data file is missing or is another version.
+    """
+    return _read(_find())
 
 
 def _find() -> Path:
@@ -71,5 +80,5 @@ def _read(path: Path) -> Mapping[str, Any]:
     """Unpickle the recordings, after their checksum has shown that they are the known ones."""
     if (found := sha256_of(path)) != SHA256:
         raise UserError(f"data set watch: SHA-256 of {path} expected {SHA256}, found {found}")
-    recordings: Mapping[str, Any] = np.load(path, allow_pickle=True).item()
-    return recordings
+    data: Mapping[str, Any] = np.load(path, allow_pickle=True).item()
+    return data

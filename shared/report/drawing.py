@@ -2,18 +2,15 @@
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from shared.report.reading import Run
 
 THEME = {
     "#101112": "var(--ink)",
@@ -104,19 +101,6 @@ class Picture:
     key: str
     title: str
     svg: Markup
-
-
-def looks(runs: Sequence[Run]) -> dict[str, Look]:
-    """Give each run, by name, a look of its own."""
-    colours, dashes = cycle(PALETTE), cycle(["--", ":", "-."])
-    markers = {"baseline": cycle("sXP"), "trained": cycle("oD^vp*")}
-    given: dict[str, Look] = {}
-    for run in runs:
-        if run.kind == "baseline":
-            given[run.name] = Look(MUTED, next(dashes), next(markers["baseline"]))
-        else:
-            given[run.name] = Look(next(colours), "-", next(markers["trained"]))
-    return given
 
 
 @contextmanager

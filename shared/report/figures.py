@@ -1,6 +1,7 @@
 """The figures of the report that show scores and training logs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -27,6 +28,19 @@ MOST_POINTS = 250
 
 PERCENT_TICKS = (90, 50, 80, 95, 98, 100, 70, 99, 60, 85, 30, 0, 93, 97, 40, 20, 92, 94, 96, 91, 88, 86, 82)
 """Accuracies (percent) worth a tick, the most telling first; those too near to a chosen one are left out."""
+
+
+def looks(runs: Sequence[Run]) -> dict[str, Look]:
+    """Give each run, by name, a look of its own."""
+    colours, dashes = cycle(PALETTE), cycle(["--", ":", "-."])
+    markers = {"baseline": cycle("sXP"), "trained": cycle("oD^vp*")}
+    given: dict[str, Look] = {}
+    for run in runs:
+        if run.kind == "baseline":
+            given[run.name] = Look(MUTED, next(dashes), next(markers["baseline"]))
+        else:
+            given[run.name] = Look(next(colours), "-", next(markers["trained"]))
+    return given
 
 
 def accuracy(group: Group, looks: Mapping[str, Look], key: str) -> Picture:

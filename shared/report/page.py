@@ -16,7 +16,7 @@ from shared.collapse import SIGNS, common_complaint, signs_of
 from shared.config import Config, differences
 from shared.metrics import Row
 from shared.report import figures
-from shared.report.drawing import Look, Picture, looks
+from shared.report.drawing import Look, Picture
 from shared.report.maps import draw_maps
 from shared.report.reading import Run, data_name
 from shared.report.scores import Group, answer, compare, group, labels_words
@@ -46,7 +46,7 @@ def render(runs: Sequence[Run], sample: int) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"megabytes": _megabytes, "duration": _duration, "thousands": _thousands}
-    look, groups = looks(runs), group(runs)
+    look, groups = figures.looks(runs), group(runs)
     trained = [run for run in runs if run.steps]
     return environment.get_template("template.html").render(
         marker=MARKER,

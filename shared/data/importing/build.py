@@ -1,0 +1,143 @@
+"""From files and a recipe to the windows of a data set, with all that was found on the way."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from shared.data.importing.cutting import Cut, cut
+from shared.data.importing.labels import Intervals
+from shared.data.importing.reading import read_table
+from shared.data.importing.recipe import Recipe
+from shared.data.importing.recordings import Reader, group
+from shared.data.importing.sources import Source
+from shared.data.person import in_order
+from shared.data.spec import InputSpec
+from shared.data.windows import UNLABELLED, Meta, Windows
+from shared.errors import UserError
+
+ABSOLUTE = 1e8
+"""Times above this (s) count from 1970, so that recordings of one person can be compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """A data set made of recordings.
+
+    Args:
+        recipe: That it was made by.
+        windows: Of all people.
+        cuts: By recording.
+        notes: What a user should know, in words.
+    """
+
+    recipe: Recipe
+    windows: Windows
+    cuts: list[Cut]
+    notes: list[str]
+
+    @property
+    def parts(self) -> tuple[Windows, Windows]:
+        """The windows of the training people and of the test people."""
+        test = np.isin(self.windows.person, self.recipe.test_people)
+        return self.windows[~test], self.windows[test]
+
+
+def build(sources: Sequence[Source], recipe: Recipe, console: Console) -> Imported:
+    """Read recordings and cut them into windows.
+
+    Args:
+        sources: The files.
+        recipe: What they mean.
+        console: Where to show progress.
+
+    Raises:
+        UserError: A file that does not fit the recipe, recordings of one person that overlap, intervals or test people
+            without a recording, or no window.
+    """
+    parts, label_files, others = group(sources, recipe)
+    if recipe.label_file and not label_files:
+        raise UserError(f"expected a file named {recipe.label_file!r} with intervals, as the recipe tells; found none")
+    intervals = Intervals.read([read_table(file, file.read()) for file in label_files]) if label_files else None
+    reader = Reader(recipe, intervals)
+    shown = track(parts, "reading", console=console, transient=True, disable=not console.is_terminal)
+    cuts = [cut(recording, recipe) for one in shown for recording in reader.read(one)]
+    if intervals is not None:
+        intervals.check_used()
+    _check_overlaps(cuts, by_intervals=intervals is not None)
+    _check_left(cuts, recipe)
+    notes = [*reader.twice]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        notes.append(f"not read, because the recipe does not fit: {others[0].place}{more}")
+    return Imported(recipe, _join(cuts, recipe), cuts, notes)
+
+
+def _check_overlaps(cuts: Iterable[Cut], by_intervals: bool) -> None:
+    """Refuse two recordings of one person at one time, where times can be compared or intervals need it."""
+    last: dict[str, Cut] = {}
+    for one in sorted(cuts, key=lambda one: one.found.start):
+        before = last.get(one.person)
+        comparable = by_intervals or one.found.start > ABSOLUTE
+        if before is not None and comparable and one.found.start < before.found.start + before.found.seconds:
+            raise UserError(
+                f"{before.name} and {one.name} are of person {one.person} and overlap in time, from "
+                f"{one.found.start:.12g} s on: give one of them to another person, or leave it out"
+            )
+        last[one.person] = one
+
+
+def _check_left(cuts: Sequence[Cut], recipe: Recipe) -> None:
+    if any(len(one.x) for one in cuts):
+        return
+    seconds = sum(one.found.seconds for one in cuts)
+    gaps = sum(b - a for one in cuts for a, b in one.found.gaps)
+    why = [f"{gaps:.0f} s are in gaps"] if gaps else []
+    why += [
+        f"{total:.0f} s are {reason}"
+        for reason in dict.fromkeys(reason for one in cuts for reason in one.found.left)
+        if (total := sum(b - a for one in cuts for a, b in one.found.left.get(reason, [])))
+    ]
+    if lost := sum(one.lost for one in cuts):
+        why.append(f"{lost} windows have too many lost samples")
+    names = cuts[0].name if len(cuts) == 1 else f"{len(cuts)} recordings"
+    raise UserError(
+        f"{names}: no window of {recipe.seconds:.4g} s ({recipe.window} samples at {recipe.target_rate:g} Hz) is left "
+        f"of {seconds:.4g} s: {', '.join(why)}"
+    )
+
+
+def _join(cuts: Sequence[Cut], recipe: Recipe) -> Windows:
+    """Return all windows, person by person."""
+    people = in_order({one.person for one in cuts if len(one.x)})
+    if missing := in_order(set(recipe.test_people) - set(people)):
+        raise UserError(f"test_people {missing} have no windows; there are windows of {', '.join(people)}")
+    ordered = [one for person in people for one in cuts if one.person == person]
+    labels = np.concatenate([one.labels for one in ordered])
+    classes = _classes(labels, recipe)
+    channels = recipe.channels
+    spec = InputSpec(
+        channels=tuple(channels), units=tuple(channels.values()), size=(recipe.window,), rate=recipe.target_rate
+    )
+    return Windows(
+        x=np.concatenate([one.x for one in ordered]),
+        y=_numbers(labels, classes),
+        person=np.repeat([one.person for one in ordered], [len(one.x) for one in ordered]),
+        meta=Meta(recipe.name, spec, classes),
+    )
+
+
+def _classes(labels: NDArray[np.str_], recipe: Recipe) -> tuple[str, ...]:
+    """Return the activities: in the order in which the recipe names them, then by name."""
+    found = set(labels.tolist()) - {""}
+    told = [label for label in dict.fromkeys(recipe.labels.values()) if label is not None and label in found]
+    return (*told, *in_order(found - set(told)))
+
+
+def _numbers(labels: NDArray[np.str_], classes: tuple[str, ...]) -> NDArray[np.int64]:
+    number = {name: place for place, name in enumerate(classes)} | {"": UNLABELLED}
+    found, inverse = np.unique(labels, return_inverse=True)
+    return np.array([number[label] for label in found.tolist()], np.int64)[inverse]

@@ -1,0 +1,222 @@
+"""Real recordings of the watch data as files that phones and watches write, and all that can be wrong with them."""
+
+import io
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.io
+import yaml
+from numpy.typing import NDArray
+
+from shared.data import watch
+
+Floats = NDArray[np.float64]
+Columns = dict[str, Any]
+RATE = 50.0
+CHANNELS = watch.SPEC.channels
+ISO_START = np.datetime64("2024-05-01T10:00:00.000")
+
+RECIPE: dict[str, Any] = {
+    "time": "time",
+    "sensors": {
+        "total_acc": {"columns": "total_acc_{}", "unit": "g"},
+        "gyro": {"columns": "gyro_{}", "unit": "rad/s"},
+    },
+}
+
+
+def recording(number: int = 0, samples: int = 1000) -> Floats:
+    """Return a recording of a shoulder exercise, (samples, 6) in g and rad/s at 50 Hz."""
+    x = np.asarray(watch.recordings()["X"][number], np.float64)
+    return x[:samples]
+
+
+def columns(x: Floats | None = None, time: Floats | None = None) -> Columns:
+    x = recording() if x is None else x
+    time = np.arange(len(x)) / RATE if time is None else time
+    return {"time": time, **dict(zip(CHANNELS, x.T.copy(), strict=True))}
+
+
+def text(values: Mapping[str, Any], separator: str = ",", header: Sequence[str] | None = None, before: str = "") -> str:
+    """Return columns as CSV; numbers with nine digits after the point, what is NaN as an empty cell."""
+    rows = zip(*values.values(), strict=True)
+    names = list(values) if header is None else header
+    lines = [separator.join(names)] if names else []
+    lines += [separator.join("" if cell != cell else _cell(cell) for cell in row) for row in rows]
+    return before + "\n".join(lines) + "\n"
+
+
+def _cell(cell: Any) -> str:
+    return f"{cell:.9f}" if isinstance(cell, float) else str(cell)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_recipe(folder: Path, **changes: Any) -> Path:
+    """Write the recipe of ``columns`` with some fields changed; None takes a field out."""
+    values = {name: value for name, value in (RECIPE | changes).items() if value is not None}
+    return write(folder / "recipe.yaml", yaml.safe_dump(values, sort_keys=False))
+
+
+def iso(time: Floats) -> list[str]:
+    return [str(ISO_START + np.timedelta64(round(1e6 * t), "us")) for t in time]
+
+
+def zipped(members: Mapping[str, str | bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def mat(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    scipy.io.savemat(file, arrays)
+    return file.getvalue()
+
+
+def parquet(values: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    pl.DataFrame(dict(values)).write_parquet(file)
+    return file.getvalue()
+
+
+def changed(**others: Any) -> str:
+    return text(columns() | others)
+
+
+def _scaled(kind: str, factor: float) -> str:
+    return text({name: factor * x if kind in name else x for name, x in columns().items()})
+
+
+def _without(name: str) -> str:
+    return text({other: x for other, x in columns().items() if other != name})
+
+
+TIME = np.arange(1000) / RATE
+BY_PATH = {"path": r"(?P<person>\w+)\.csv"}
+Make = Callable[[Path], Mapping[str, Any] | None]
+"""Writes files into the folder that is imported; returns changes of the recipe, or None to import without one."""
+
+
+def files(contents: Mapping[str, str | bytes], /, **changes: Any) -> Make:
+    def make(folder: Path) -> Mapping[str, Any]:
+        for name, content in contents.items():
+            write(folder / name, content)
+        return changes
+
+    return make
+
+
+def unasked(contents: Mapping[str, str | bytes]) -> Make:
+    def make(folder: Path) -> None:
+        for name, content in contents.items():
+            write(folder / name, content)
+
+    return make
+
+
+def one(content: str | bytes, /, **changes: Any) -> Make:
+    return files({"a.csv": content}, **changes)
+
+
+def labelled(*lines: str) -> Make:
+    content = {"anna.csv": changed(), "labels.txt": "\n".join(lines)}
+    return files(content, **BY_PATH, label_file="labels.txt")
+
+
+def huge(folder: Path) -> Mapping[str, Any]:
+    with (folder / "a.csv").open("wb") as file:
+        file.truncate(2_000_000_000)
+    return {}
+
+
+BAD: dict[str, Make] = {
+    "0 bytes": one(""),
+    "a header and nothing else": one(",".join(columns()) + "\n"),
+    "3 samples": one("\n".join(changed().splitlines()[:4])),
+    "two headers": one(",".join("abcdefg") + "\n" + changed()),
+    "two exports in one file": one(changed() + changed()),
+    "a word for a number": one(re.sub(r"(?<=\n0.200000000,)[^,]*", "left", changed())),
+    "a program named .csv": one(b"\x7fELF\x02\x01\x01" + bytes(500)),
+    "prose": one("Dear reader!\nSincerely yours\n"),
+    "two columns of one name": one(changed().replace("gyro_x", "gyro_z", 1)),
+    "a line with too many cells": one(changed() + "1,2,3,4,5,6,7,8\n"),
+    "a number that float32 cannot hold": one(re.sub(r"(?<=\n0.400000000,)[^,]*", "1e39", changed())),
+    "an axis that is always lost": one(changed(gyro_y=np.full(1000, np.nan))),
+    "an axis that is not there": one(_without("gyro_y")),
+    "an axis that is not there, without a recipe": unasked({"a.csv": text({"time": TIME, "accX": TIME, "accY": TIME})}),
+    "no sensor at all": unasked({"a.csv": text({"time": TIME, "pulse": TIME + 60, "steps": TIME})}),
+    "time that goes back": one(text(columns(time=np.where(TIME < 10, TIME, TIME - 9)))),
+    "one time for many samples": one(text(columns(time=np.floor(TIME)))),
+    "milliseconds said to be seconds": one(text(columns(time=1000 * TIME))),
+    "times that are none": one(changed(time=["noon"] * 1000), time_unit="iso"),
+    "times and numbers in one column": one(changed(time=[*iso(TIME[:500]), *TIME[500:]]), time_unit="iso"),
+    "neither time nor rate": one(_without("time"), time=None),
+    "5 samples a second": one(text(columns(time=10 * TIME))),
+    "m/s² said to be g": one(_scaled("acc", 9.80665)),
+    "degrees/s said to be rad/s": one(_scaled("gyro", 180 / np.pi)),
+    "no gravity": one(_scaled("acc", 0.01)),
+    "zeros only": one(text(columns(np.zeros((1000, 6))))),
+    "shorter than a window": one(text(columns(recording(samples=100)))),
+    "too many samples lost": one(changed(gyro_x=np.where(np.arange(1000) % 10 < 4, recording()[:, 3], np.nan))),
+    "a file of 2 GB": huge,
+    "a zip bomb": files({"a.zip": zipped({"a.csv": b"0," * 50_000_000})}),
+    "a zip that leads out of its folder": files({"a.zip": zipped({"../../a.csv": changed()})}),
+    "a zip that is cut short": files({"a.zip": zipped({"a.csv": changed()})[:3000]}),
+    "a zip without a recording": files({"a.zip": zipped({"readme.pdf": b"%PDF"})}),
+    "objects in .npz": files({"a.npz": npz(time=np.array([{}, {}], object))}),
+    "a damaged .npy": files({"a.npy": b"\x93NUMPY\x01\x00" + bytes(40)}),
+    "arrays of two lengths": files({"a.npz": npz(time=TIME, total_acc=recording(samples=900)[:, :3])}),
+    "a damaged .mat": files({"a.mat": mat(**columns())[:2000]}),
+    "a damaged Parquet file": files({"a.parquet": parquet(columns())[:-100]}),
+    "a folder without a recording": files({"a.pdf": b"%PDF"}),
+    "a sensor's file that is not there": files(
+        {"walk/Accelerometer.csv": text(dict(list(columns().items())[:4]))},
+        sensors={
+            "total_acc": {"columns": "total_acc_{}", "unit": "g", "file": "Acc*.csv"},
+            "gyro": {"columns": "gyro_{}", "unit": "rad/s", "file": "Gyro*.csv"},
+        },
+    ),
+    "one file for two people": files({"anna.csv": changed(), "ben.csv": changed()}, **BY_PATH),
+    "two recordings of a person at one time": files(
+        {
+            "anna/1.csv": changed(time=iso(TIME)),
+            "anna/2.csv": text(columns(recording(1)[:1000]) | {"time": iso(TIME + 5)}),
+        },
+        path=r"(?P<person>\w+)/\d",
+        time_unit="iso",
+    ),
+    "intervals of another person": labelled("start,end,label,person", "0,5,walk,anna", "5,9,sit,ben"),
+    "intervals that overlap": labelled("start,end,label,person", "0,5,walk,anna", "4,9,sit,anna"),
+    "an interval that ends before it starts": labelled("start,end,label,person", "5,4,walk,anna"),
+    "intervals without a label": labelled("start,end", "0,1"),
+    "no file of intervals": one(changed(), label_file="labels.txt"),
+    "a test person without a recording": one(changed(), test_people=["ben"]),
+    "a path that fits nothing": one(changed(), path=r"subject_(?P<person>\d+)"),
+    "a path that tells nobody": files({"anna.csv": changed(), "ben.csv": text(columns(recording(20)))}),
+    "a group without a name": one(changed(), path=r"subject_(\d+)"),
+    "an unknown field in the recipe": one(changed(), windows=128),
+    "an unknown unit": one(changed(), sensors={"gyro": {"columns": "gyro_{}", "unit": "rpm"}}),
+    "a column that is not there": one(changed(), label_column="activty"),
+    "two axes in the recipe": one(changed(), sensors={"gyro": {"columns": ["gyro_x", "gyro_y"], "unit": "rad/s"}}),
+    "a group without a meaning": one(changed(), path=r"(?P<subject>\w+)"),
+    "two places that tell the label": one(changed(), label_column="time", label_file="labels.txt"),
+}  # fmt: skip
+"""What is refused, by its name in docs/data.md, which tells the message."""
