@@ -64,25 +64,6 @@ def cases() -> Path:
     return path
 
 
-def find_shared(name: str) -> Path:
-    """Return a file of the real recordings: in the folder that FEDHAR_DATA names, else beside the project."""
-    named = os.environ.get("FEDHAR_DATA")
-    path = (Path(named) if named else ROOT.parent / "shared" / "data") / name
-    if not path.exists():
-        pytest.skip(f"{name} is not at hand: set FEDHAR_DATA to the folder that holds it")
-    return path
-
-
-@pytest.fixture(scope="session")
-def motionsense_zip() -> Path:
-    return find_shared("motionsense.zip")
-
-
-@pytest.fixture(scope="session")
-def dsads_zip() -> Path:
-    return find_shared("dsads-first-40s.zip")
-
-
 def unprivileged() -> list[str]:
     """Return what a command begins with so that the superuser, too, is kept out of a read-only folder."""
     if os.geteuid() != 0:
