@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.checkpoint import load_encoder
+from shared.checkpoint import load_encoder, read_card
 from shared.config import Config, add_method_option, differences, load_config
 from shared.cpu import keep_memory
 from shared.data import load
@@ -202,10 +202,9 @@ def _represent(candidate: Candidate, split: Split) -> tuple[Representation, Spli
     """Return the candidate's embeddings-to-be of the windows, and the windows as its encoder takes them."""
     if not candidate.runs:
         return BASELINES[candidate.name](candidate.config.encoder, *split), split
-    loaded = [load_encoder(run) for run in candidate.runs]
-    _, card = loaded[0]  # the others differ by their seeds alone
+    card = read_card(candidate.runs[0])  # those of the others are the same
     train, test = card.fit(split[0]), card.fit(split[1])
-    encoders = [encoder for encoder, _ in loaded]
+    encoders = [load_encoder(run, train.meta.spec)[0] for run in candidate.runs]
     if card.norm_statistics == "missing":
         for encoder in encoders:
             estimate_norm_statistics(encoder, train.x)

@@ -29,7 +29,7 @@ from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.exchange import incoming, outgoing
-from shared.model import TrainingData, prepare
+from shared.model import TrainingData, own_statistics, prepare
 from shared.privacy import private_update
 from shared.runs import from_run_config
 from shared.train import Training, collapse_warnings, time_to_warn
@@ -47,7 +47,7 @@ _CACHED_PEOPLE = 64
 
 
 class Order(Sums):
-    """What a server tells beside the encoder: the round, the name of its run, and the sums of all channels."""
+    """What a server tells beside the encoder: the round, the run's name, and sums of channels or of kinds of sensor."""
 
     server_round: PositiveInt = Field(alias="server-round")
     run: str
@@ -87,9 +87,11 @@ def train(message: Message, context: Context) -> Message:
     server_round = order.server_round
     set_up_process(config.train.threads)
     data = _prepared(config, _partition(context), _own_data(context))
-    if (sent := len(order.total)) != (channels := len(data.windows.meta.spec.channels)):
-        raise UserError(f"the server sent sums of {sent} channels, this client has {channels}")
-    training = Training.federated(config, data, order.statistics)
+    try:
+        statistics = own_statistics(config, order.statistics, data.windows.meta.spec)
+    except UserError as error:
+        raise UserError(f"the server's sums do not fit this client's windows: {error}") from None
+    training = Training.federated(config, data, statistics)
     model = training.model
     policy = config.federation.norm_statistics
     state = PrivateState(

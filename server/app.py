@@ -21,11 +21,12 @@ from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder
 from shared.config import Config
 from shared.cpu import set_up_process
 from shared.data.statistics import ChannelStatistics
+from shared.encoders import ANY_SENSORS
 from shared.errors import UserError, refusals_named
 from shared.exchange import PREFIX, Manifest, arrays_of, incoming, outgoing, shared_names
 from shared.files import write_atomic
 from shared.metrics import Row
-from shared.model import build_initial_encoder
+from shared.model import build_initial_encoder, own_statistics
 from shared.privacy import Ledger
 from shared.runs import EXCHANGE, FAILURE, from_run_config, locked, open_run
 from shared.tracking import Tracker
@@ -86,12 +87,11 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
     done = snapshot.step if snapshot else 0
     run = snapshot.meta["run"] if snapshot else token_hex(8)
     manifest = Manifest(snapshot.meta["exchange"] if snapshot else None)
-    introductions = Introductions(grid, config.federation, manifest)
+    introductions = Introductions(grid, config.federation, manifest, config.encoder.name in ANY_SENSORS)
     federation = introductions.wait_for_members()
     statistics = ChannelStatistics.from_dict(snapshot.meta["statistics"]) if snapshot else federation.statistics
     policy = config.federation.norm_statistics
     encoder = build_initial_encoder(config, federation.meta.spec)
-    encoder.standardise(statistics.mean, statistics.std)
     trainable = frozenset(PREFIX + name for name, _ in encoder.named_parameters())
     aggregator = Aggregator(config.federation.aggregation, trainable)
     if snapshot:
@@ -131,7 +131,12 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
             train_config=ConfigRecord({"run": run} | statistics.to_dict()),
         )
     missing = len(shared_names(encoder, policy)) < len(shared_names(encoder, "average"))
+    meta = introductions.meta
     card = EncoderCard.describe(
-        encoder, federation.meta, statistics, config.digest("federated"), "missing" if missing else "included"
+        encoder,
+        meta,
+        own_statistics(config, statistics, meta.spec),
+        config.digest("federated"),
+        "missing" if missing else "included",
     )
     save_encoder(folder, encoder, card)

@@ -14,6 +14,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 
+from shared.body import everybodys, pooled_by_kind, worn_sensors
 from shared.config import FederationSettings
 from shared.data.person import Person
 from shared.data.spec import InputSpec, Name
@@ -26,6 +27,8 @@ from shared.wire import Sums, quoted, read_record, readable
 LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
+
+_HINT = "; with encoder.name=sensors people with different sensors train one encoder"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Federation:
 
     Args:
         members: Who takes part.
-        statistics: Pooled over all members' windows.
-        meta: What everybody's windows are; class names stay with the clients.
+        statistics: Pooled over all members' windows; by kind of sensor where sensors may differ.
+        meta: See ``Introductions.meta``.
     """
 
     members: tuple[Member, ...]
@@ -56,7 +59,8 @@ class Federation:
 class Introduction(Sums):
     """A client's answer to "who are you": the sums are over the samples of its windows, one for each channel.
 
-    What it measures, ``sensors`` and the name of the data set, is the same for all members.
+    What it measures, ``sensors`` and the name of the data set, is the same for all members. If the encoder takes any
+    sensors, only the rate is.
     """
 
     partition: int = Field(alias="partition-id", ge=0, lt=2**63)
@@ -91,12 +95,14 @@ class Introductions:
         grid: Of the run.
         settings: ``min_clients`` and ``join_timeout``.
         manifest: Counts what the answers tell.
+        any_sensors: Whether members may have different sensors, and different data sets.
     """
 
-    def __init__(self, grid: Grid, settings: FederationSettings, manifest: Manifest) -> None:
+    def __init__(self, grid: Grid, settings: FederationSettings, manifest: Manifest, any_sensors: bool) -> None:
         self._grid = grid
         self._settings = settings
         self._manifest = manifest
+        self._any_sensors = any_sensors
         self._known: list[tuple[int, Introduction]] = []
         self._asked: dict[str, int] = {}
         self._logged: set[str] = set()
@@ -116,11 +122,26 @@ class Introductions:
             raise UserError(
                 f"{len(self._known)} of {settings.min_clients} clients (federation.min_clients) can take part: {why}"
             )
+        known = [one for _, one in self._known]
         return Federation(
             members=tuple(_member(node, one) for node, one in self._known),
-            statistics=reduce(add, (one.statistics for _, one in self._known)),
-            meta=self._known[0][1].meta,
+            statistics=pooled_by_kind([(one.sensors, one.statistics) for one in known])
+            if self._any_sensors
+            else reduce(add, (one.statistics for one in known)),
+            meta=self.meta,
         )
+
+    @property
+    def meta(self) -> Meta:
+        """What everybody's windows are, without class names, which stay with the clients.
+
+        Where sensors may differ, it has every sensor, and the names of all data sets.
+        """
+        known = [one for _, one in self._known]
+        if not self._any_sensors:
+            return known[0].meta
+        names = " + ".join(sorted({one.data for one in known}))
+        return Meta(readable(names), everybodys([one.sensors for one in known]), classes=())
 
     def newcomers(self) -> list[Member]:
         """Return who has introduced itself since the last call, and ask those who are there and no members.
@@ -148,19 +169,26 @@ class Introductions:
             except UserError as error:
                 reasons.append(str(error))
         # The first member tells what all must measure: it is one of those with whom the most agree.
-        votes = Counter(one.meta for _, one in introduced)
-        for node, one in sorted(introduced, key=lambda pair: (-votes[pair[1].meta], pair[1].partition, pair[0])):
-            if complaint := _conflict(one, [other for _, other in self._known]):
+        votes = Counter(self._shared(one) for _, one in introduced)
+        for node, one in sorted(
+            introduced, key=lambda pair: (-votes[self._shared(pair[1])], pair[1].partition, pair[0])
+        ):
+            if complaint := _conflict(one, [other for _, other in self._known], self._any_sensors):
                 reasons.append(f"person {one.person} {complaint}")
             else:
                 self._known.append((node, one))
-        if new := [one for _, one in self._known[before:]]:
-            warn_of_constant({one.person: one.statistics for one in new}, new[0].sensors.channels)
+        new = [one for _, one in self._known[before:]]
+        for channels in dict.fromkeys(one.sensors.channels for one in new):
+            warn_of_constant({one.person: one.statistics for one in new if one.sensors.channels == channels}, channels)
         for reason in reasons:
             if reason not in self._logged:
                 LOG.warning("a client is left out: %s", reason)
         self._logged.update(reasons)
         return reasons
+
+    def _shared(self, one: Introduction) -> object:
+        """What must be the same for all members."""
+        return one.sensors.rate if self._any_sensors else one.meta
 
     def _read(self, answer: Message) -> Introduction:
         """Return what a client tells of itself, and count what it sent, usable or not.
@@ -208,12 +236,20 @@ def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
     return nodes
 
 
-def _conflict(one: Introduction, others: list[Introduction]) -> str:
+def _conflict(one: Introduction, others: list[Introduction], any_sensors: bool) -> str:
     """Say why a client cannot be a member beside the others; "" if it can."""
-    if others and one.data != others[0].data:
+    if any_sensors:
+        try:
+            worn_sensors(one.sensors)
+        except UserError as error:
+            return f"has what encoder 'sensors' cannot take: {readable(str(error))}"
+        if others and (difference := others[0].sensors.rate_difference(one.sensors)):
+            return f"does not measure as the others do: {difference}"
+    elif others and one.data != others[0].data:
         return f"has the data set {quoted(one.data)}, the others {quoted(others[0].data)}"
-    if others and (difference := others[0].sensors.difference(one.sensors)):
-        return f"does not measure what the others do: {readable(difference)}"
+    elif others and (difference := others[0].sensors.difference(one.sensors)):
+        hint = "" if others[0].sensors.rate_difference(one.sensors) else _HINT
+        return f"does not measure what the others do: {readable(difference)}{hint}"
     for name in ("partition", "person"):
         if getattr(one, name) in {getattr(other, name) for other in others}:
             return f"has the {name} of another client"

@@ -112,7 +112,7 @@ def sensors_of(channels: Channels, count: int) -> list[int]:
 
     Total and body acceleration of a place come from one accelerometer.
     """
-    sensor = {c: (triad.place, triad.kind == "gyro") for triad in channels.spec.triads for c in triad.channels}
+    sensor = {c: (triad.place, triad.device) for triad in channels.spec.triads for c in triad.channels}
     keys = [sensor.get(c, c) for c in range(count)]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return [numbers[key] for key in keys]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import safetensors
 import torch
 from pydantic_core import from_json
@@ -15,11 +16,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from shared.data.conform import conform
+from shared.body import of_channels, pooled_by_kind
+from shared.data.conform import at_rate, conform
 from shared.data.spec import InputSpec, with_spec
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
-from shared.encoders import Encoder, EncoderSettings, build_encoder
+from shared.encoders import ANY_SENSORS, Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
 from shared.files import write_atomic
 from shared.settings import Settings
@@ -107,7 +109,8 @@ class EncoderCard(Settings):
         version: Of the keys.
         architecture: The settings that it was built from.
         data: Name of the data set that it was trained on.
-        spec: Of one example, with the channels in input order.
+        spec: Of one example, with the channels in input order. Of an encoder of single sensors, the channels are those
+            of all sensors that it was trained on, in the order of the vocabulary.
         mean: C training means, in the channels' units.
         std: C training standard deviations.
         norm_statistics: "included", or "missing": estimate them on your own windows first.
@@ -144,14 +147,22 @@ class EncoderCard(Settings):
             config_digest=config_digest,
         )
 
+    @property
+    def any_sensors(self) -> bool:
+        """Whether the encoder takes other sensors than those that it was trained on, which ``spec`` lists."""
+        return self.architecture.name in ANY_SENSORS
+
     def fit(self, windows: Windows) -> Windows:
         """Return windows as the encoder takes them (``shared.data.conform``).
+
+        One of single sensors is told their kinds and places, and takes windows of any length at its rate.
 
         Raises:
             UserError: They cannot be brought to it; says why.
         """
+        own = windows.meta.spec
         try:
-            return conform(windows, self.spec)
+            return conform(windows, at_rate(own, self.spec.time.rate) if self.any_sensors else self.spec)
         except UserError as error:
             raise UserError(
                 f"the encoder does not fit the data set {windows.meta.name!r}: it was trained on {self.data!r}; {error}"
@@ -216,20 +227,30 @@ def _second(card: dict[str, Any]) -> dict[str, Any]:
     return card | {"version": 2, "architecture": later | settings}
 
 
-def load_encoder(folder: Path) -> tuple[Encoder, EncoderCard]:
+def load_encoder(folder: Path, spec: InputSpec | None = None) -> tuple[Encoder, EncoderCard]:
     """Load an encoder, ready for raw windows (N, C, T) in the units and at the rate that its card names.
+
+    Args:
+        folder: Of the run.
+        spec: Of the windows, as ``EncoderCard.fit`` returns them, for an encoder of single sensors; None: of its card.
 
     Raises:
         UserError: A missing or damaged file, or weights that do not fit the architecture.
     """
     card = read_card(folder)
+    spec = card.spec if spec is None else spec
     weights = _read(folder / "encoder.safetensors")
     try:
-        encoder = build_encoder(card.architecture, len(card.spec.channels), card.spec.time.samples)
+        encoder = build_encoder(card.architecture, spec)
         encoder.load_state_dict(load_tensors(weights))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise UserError(f"the encoder in {folder} is damaged, or of another version of fedhar: {error}") from None
-    encoder.standardise(card.mean, card.std)
+    if spec == card.spec:
+        encoder.standardise(card.mean, card.std)
+    else:
+        known = ChannelStatistics(1, np.array(card.mean), np.square(card.mean) + np.square(card.std))
+        statistics = of_channels(pooled_by_kind([(card.spec, known)]), spec)
+        encoder.standardise(statistics.mean, statistics.std)
     if card.norm_statistics == "missing":
         LOG.warning(
             "the encoder in %s came without BatchNorm statistics: estimate them on your own windows before you use it "

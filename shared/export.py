@@ -49,7 +49,7 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.onnx.utils import register_custom_op_symbolic
 
-from shared.checkpoint import EncoderCard, load_encoder
+from shared.checkpoint import EncoderCard, load_encoder, read_card
 from shared.config import load_config
 from shared.data import load
 from shared.data.windows import Windows
@@ -80,7 +80,7 @@ CALIBRATION_PERCENTILE = 99.95
 """How many of an activation's values, in percent, its 8 bits reach on either side; rare peaks are cut off. Among 99.8
 to 100 it kept most decisions about training windows, with trained and untrained encoders of all kinds."""
 QUANTISED_NODES = ("Conv", "Relu", "MatMul", "Gemm")
-INT8_ENCODERS = ("fcn", "resnet1d", "transformer")
+INT8_ENCODERS = ("fcn", "resnet1d", "transformer", "sensors")
 """Whose weights are those of convolutions and products; ONNX Runtime has no 8-bit LSTM with static ranges."""
 
 BATCH = 256
@@ -122,7 +122,7 @@ class Source:
         return ModelCard(
             kind=kind,
             data=self.card.data,
-            spec=self.card.spec,
+            spec=self.encoder.spec,
             classes=tuple(self.train.meta.classes[label] for label in known),
             config_digest=self.card.config_digest,
         ).model_dump_json()
@@ -217,12 +217,13 @@ def prepare(run: Path, overrides: Sequence[str], formats: Sequence[str]) -> Sour
         UserError: See ``main``; also data without test people, on whom nothing could be checked.
     """
     config = load_config(run / "config.yaml", overrides)
-    encoder, card = load_encoder(run)
+    card = read_card(run)
     _check_formats(formats, card.architecture.name)
     train, test = load(config.data)
     if not len(test):
         raise UserError(f"{test.meta.name} has no test people: exported files are checked on their windows")
     train, test = card.fit(train), card.fit(test)
+    encoder, _ = load_encoder(run, train.meta.spec)
     if card.norm_statistics == "missing":
         estimate_norm_statistics(encoder, train.x)
     probe = fit_linear_probe(train, embed(encoder, train.x), "all", config.seed)

@@ -142,6 +142,8 @@ def _sensors(x: Tensor, spec: InputSpec, place: str) -> dict[str, Tensor]:
         found |= {"body_acc": body, "body_acc_jerk": _derivative(body, spec.time.rate)}
     if (gyro := measured.get("gyro")) is not None:
         found |= {"gyro": gyro, "gyro_jerk": _derivative(gyro, spec.time.rate)}
+    if (mag := measured.get("mag")) is not None:
+        found |= {"mag": mag}
     return {f"{place}_{name}" if place else name: axes for name, axes in found.items()}
 
 

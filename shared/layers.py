@@ -65,17 +65,24 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, maps, L)."""
-        x = x + self._attend(self.norm_attention(x).transpose(1, 2)).transpose(1, 2)
+        x = x + self.attend(self.norm_attention(x).transpose(1, 2)).transpose(1, 2)
         forward: Tensor = self.forward_layers(self.norm_forward(x).transpose(1, 2))
         return x + forward.transpose(1, 2)
 
-    def _attend(self, tokens: Tensor) -> Tensor:
-        """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1) over (N, L, maps)."""
+    def attend(self, tokens: Tensor, absent: Tensor | None = None) -> Tensor:
+        """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1).
+
+        Args:
+            tokens: (N, L, maps).
+            absent: bool (N, L): those that nobody attends to, not they themselves; at least one is not. None: none.
+        """
         heads = self.projections(tokens).unflatten(2, (3, ATTENTION_HEADS, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads
         # Written out: with so few tokens the fused CPU kernel's backward pass is many times slower.
-        weights = (query @ key.transpose(2, 3) / query.shape[3] ** 0.5).softmax(dim=3)
-        mixed = weights @ value
+        scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+        if absent is not None:
+            scores = scores.masked_fill(absent[:, None, None], -torch.inf)
+        mixed = scores.softmax(dim=3) @ value
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
 
@@ -99,17 +106,20 @@ class TokenDecoder(nn.Module):
         self.blocks = nn.Sequential(*(Attention(hidden, "batch") for _ in range(depth)), BatchNorm(hidden))
         self.leave = nn.Linear(hidden, outputs)
 
-    def forward(self, tokens: Tensor, keep: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, keep: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
         """Return (N, L, outputs).
 
         Args:
             tokens: (N, V, H).
             keep: Their positions, int64 (N, V); None: all L, in order.
+            hidden: Of all L, those whose tokens it does not get, bool (N, L); None: it gets what is there.
         """
         entered = self.enter(tokens)
         if keep is not None:
             place = keep.unsqueeze(2).expand(-1, -1, entered.shape[2])
             entered = self.blank.expand(len(tokens), len(self.positions), -1).scatter(1, place, entered)
+        if hidden is not None:
+            entered = torch.where(hidden.unsqueeze(2), self.blank.to(entered.dtype), entered)
         maps = self.blocks((entered + self.positions).transpose(1, 2))
         told: Tensor = self.leave(maps.transpose(1, 2))
         return told

@@ -370,6 +370,45 @@ def contrast_positions(context: Tensor, target: Tensor, codes: Tensor, hidden: T
         return F.cross_entropy(logits, hidden.nonzero()[:, 1])
 
 
+def scaled_cosine_error(told: Tensor, target: Tensor, hidden: Tensor, power: float) -> Tensor:
+    """Scaled cosine error (Hou et al. 2022, GraphMAE, equation 2), over the tokens of which something is hidden.
+
+    Args:
+        told: (N, K, P).
+        target: (N, K, P).
+        hidden: bool (N, K, P), the values that count; at least one is True.
+        power: Of the cosine distance, at least 1.
+
+    Returns:
+        Mean of (1 - cosine) ** power over those tokens, a scalar.
+
+    Raises:
+        ValueError: The shapes differ, or are not (N, K, P).
+    """
+    _same_shape("told", told, "target", target, "(N, K, P)")
+    told, target = _at_least_float32(told), _at_least_float32(target)
+    with torch.autocast(told.device.type, enabled=False):
+        some = hidden.any(dim=2)
+        told, target = ((z * hidden)[some] for z in (told, target))
+        cosine = (unit_length(told) * unit_length(target)).sum(dim=1)
+        return (1 - cosine).clamp_min(0).pow(power).mean()
+
+
+def info_max(real: Tensor, corrupted: Tensor) -> Tensor:
+    """How badly nodes of a graph are told from those of a corrupted one (Velickovic et al. 2019, DGI, equation 1).
+
+    Args:
+        real: Scores of nodes beside the summary of their own graph, of any shape: logits of being real.
+        corrupted: Scores of corrupted nodes beside the same summaries, of any shape.
+
+    Returns:
+        Mean of both binary cross-entropies, a scalar: ln 2 where all scores are 0.
+    """
+    real, corrupted = _at_least_float32(real), _at_least_float32(corrupted)
+    with torch.autocast(real.device.type, enabled=False):
+        return (F.softplus(-real).mean() + F.softplus(corrupted).mean()) / 2
+
+
 def code_monotony(probabilities: Tensor) -> Tensor:
     """How far the codes are from being used alike (Baevski et al. 2020, equation 4, as in the authors' code).
 

@@ -1,9 +1,10 @@
 """What is hidden from an encoder, and what stands in its place.
 
-Shapes: N windows, C channels, T samples, L positions in time. True means hidden.
+Shapes: N windows, C channels, T samples, L positions in time, K tokens. True means hidden.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -91,6 +92,47 @@ def visible_positions(mask: Tensor) -> Tensor:
     """Return the positions that a mask of whole positions, bool (N, C, L), leaves: int64 (N, V), in order of time."""
     seen = ~mask[:, 0]
     return seen.nonzero()[:, 1].view(len(mask), int(seen[0].sum()) if len(mask) else 0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What stands under each token: the tokens of a row follow each other in time, and row stands behind row.
+
+    Args:
+        rows: The channels of each row. Encoders have one row of all channels, or a row for each sensor.
+        times: L, positions in time.
+        stride: Samples of a position; the last may have fewer.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    times: int
+    stride: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a window, K."""
+        return len(self.rows) * self.times
+
+    @property
+    def values(self) -> int:
+        """Values under a token."""
+        return len(self.rows[0]) * self.stride
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Cut windows (N, C, T) into what stands under each token: (N, K, values)."""
+        return torch.cat([patches(x[:, list(row)], self.stride) for row in self.rows], dim=1)
+
+    def touched(self, mask: Tensor) -> Tensor:
+        """Return under which tokens a mask (N, C, L) hides something, bool (N, K)."""
+        return torch.cat([mask[:, list(row)].any(dim=1) for row in self.rows], dim=1)
+
+    def hidden(self, mask: Tensor) -> Tensor:
+        """Return under which tokens a mask (N, C, L) hides all, bool (N, K)."""
+        return torch.cat([mask[:, list(row)].all(dim=1) for row in self.rows], dim=1)
+
+    def over_time(self, tokens: Tensor) -> Tensor:
+        """Return the mean of the rows of tokens (N, K, H): (N, L, H)."""
+        return tokens.view(len(tokens), len(self.rows), self.times, -1).mean(dim=1)
 
 
 def of_samples(mask: Tensor, stride: int, samples: int) -> Tensor:

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from shared.augmentations import Channels, compose
+from shared.body import of_channels
 from shared.config import Config
 from shared.data.spec import InputSpec
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
-from shared.encoders import Encoded, Encoder, View, build_encoder
+from shared.encoders import ANY_SENSORS, Encoded, Encoder, View, build_encoder
+from shared.errors import UserError
 from shared.seeding import seeded_initialisation
 from shared.steps import Losses, Step, StepContext, build_step
 from shared.tasks import TASKS, Batch, Draw, Task, TaskContext
@@ -187,7 +189,25 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
 def build_initial_encoder(config: Config, spec: InputSpec) -> Encoder:
     """Return the encoder as every run of this configuration starts it, for windows of this kind."""
     with seeded_initialisation(config.seed, "encoder"):
-        return build_encoder(config.encoder, len(spec.channels), spec.time.samples)
+        return build_encoder(config.encoder, spec)
+
+
+def own_statistics(config: Config, pooled: ChannelStatistics, spec: InputSpec) -> ChannelStatistics:
+    """Return what a federation has pooled over everybody, for the channels of one spec.
+
+    Args:
+        config: The configuration.
+        pooled: One value for each channel; by ``shared.body.pooled_by_kind`` where the encoder is of single sensors.
+        spec: Of the windows.
+
+    Raises:
+        UserError: Another number of values.
+    """
+    if config.encoder.name in ANY_SENSORS:
+        return of_channels(pooled, spec)
+    if (found := len(pooled.total)) != (expected := len(spec.channels)):
+        raise UserError(f"expected sums of {expected} channels, found {found}")
+    return pooled
 
 
 def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Model:
@@ -205,14 +225,12 @@ def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Mo
     """
     encoder = build_initial_encoder(config, meta.spec)
     encoder.standardise(statistics.mean, statistics.std)
-    std = torch.as_tensor(statistics.std, dtype=torch.float32)
     context = TaskContext(
-        channels=Channels(meta.spec, std),
+        channels=Channels(meta.spec, encoder.std.squeeze(1)),
         transform=compose(config.views.transforms),
         dim=encoder.dim,
         width=encoder.width,
-        positions=encoder.positions,
-        stride=encoder.stride,
+        layout=encoder.layout,
         takes_tokens=encoder.takes_tokens,
         encoder=config.encoder.name,
         extra=0,

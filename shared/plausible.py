@@ -36,14 +36,17 @@ class Plausible(NamedTuple):
 
 
 ACCELERATION = {"m/s²": 9.80665, "mg": 1000.0}
+FIELD = {"mT": 1e-3, "gauss": 1e-2, "nT": 1e3}
 SENSORS = {
     "total_acc": Plausible("g", "with a median magnitude of about 1 (0.5 to 5)", 0.5, 0.5, 5.0, ACCELERATION),
     "body_acc": Plausible("g", "with a median magnitude below 3", 0.5, 0.0, 3.0, ACCELERATION),
     "gyro": Plausible("rad/s", "with 95 % of the magnitudes below 20", 0.95, 0.0, 20.0, {"degrees/s": 180 / math.pi}),
+    "mag": Plausible("uT", "with a median magnitude of about 50 (5 to 300)", 0.5, 5.0, 300.0, FIELD),
 }
-"""By kind of three-axis sensor (acceleration with gravity, acceleration without, rotation rate), the surest first.
-An accelerometer at rest measures gravity, 1 g. At a wrist in quick exercises half of the magnitudes lie above 2.5 g,
-and 5 % of the rotation rates above 10 rad/s; the limits leave room for more."""
+"""By kind of three-axis sensor (acceleration with gravity, acceleration without, rotation rate, magnetic field), the
+surest first. An accelerometer at rest measures gravity, 1 g. At a wrist in quick exercises half of the magnitudes lie
+above 2.5 g, and 5 % of the rotation rates above 10 rad/s; the limits leave room for more. The field of the earth is 22
+to 67 uT, and most rooms have iron in them."""
 
 _AXIS = re.compile(rf"(?:(?P<place>\w+)_)?(?P<kind>{'|'.join(SENSORS)})_(?P<axis>[xyz])")
 
@@ -55,6 +58,11 @@ class Triad:
     kind: str
     place: str
     channels: tuple[int, int, int]
+
+    @property
+    def device(self) -> str:
+        """The part that measures: total and body acceleration are of one accelerometer."""
+        return "acc" if self.kind.endswith("acc") else self.kind
 
 
 class Axis(NamedTuple):

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from shared.encoders import ENCODERS, Encoder, EncoderSettings, build_encoder
+from shared.data.spec import InputSpec
+from shared.encoders import ANY_SENSORS, ENCODERS, Encoder, EncoderSettings, build_encoder
 from shared.errors import UserError
 from shared.layers import BatchNorm
+from shared.plausible import SENSORS
 
 pytestmark = pytest.mark.numerics
 
@@ -52,7 +54,16 @@ def one_thread() -> Iterator[None]:
 def build(settings: EncoderSettings, channels: int = 9, samples: int = 128, seed: int = 0) -> Encoder:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_encoder(settings, channels, samples)
+        return build_encoder(settings, spec_of(channels, samples))
+
+
+def spec_of(channels: int, samples: int) -> InputSpec:
+    """Three-axis sensors at several places, and where the channels are no multiple of three, some without a meaning."""
+    worn = ("total_acc", "gyro", "left_wrist_total_acc", "waist_body_acc", "pocket_mag")
+    names = [f"{sensor}_{axis}" for sensor in worn[: channels // 3] for axis in "xyz"]
+    names += [f"c{number}" for number in range(channels % 3)]
+    units = [next((s.unit for kind, s in SENSORS.items() if kind in name), "one") for name in names]
+    return InputSpec(channels=tuple(names), units=tuple(units), size=(samples,), rate=50.0)
 
 
 def windows(n: int, channels: int = 9, samples: int = 128, seed: int = 0) -> Tensor:
@@ -74,6 +85,10 @@ def of(name: str, width: int = 8) -> EncoderSettings:
 def test_any_batch_of_any_length_becomes_embeddings(
     settings: EncoderSettings, channels: int, samples: int, training: bool
 ) -> None:
+    if settings.name in ANY_SENSORS and channels % 3:
+        with pytest.raises(UserError, match=r"encoder 'sensors': c0.* belong to no three-axis sensor"):
+            build(settings, channels, samples)
+        return
     encoder = build(settings, channels, samples).train(training)
     assert (encoder.channels, encoder.samples, encoder.settings) == (channels, samples, settings)
     for n in (1, 2, 5):
@@ -96,11 +111,12 @@ def test_pooling_with_three_statistics_is_three_times_as_wide(name: str) -> None
 def test_pooling_takes_mean_maximum_and_spread_over_time(name: str) -> None:
     encoder = build(of(name)).eval()
     x = windows(3)
-    maps = encoder.backbone(x).double()
+    maps = encoder.backbone(x).double().unflatten(0, (3, -1))  # of each sensor, or one for all
     mean, maximum, std = encoder(x).double().chunk(3, dim=1)
-    torch.testing.assert_close(mean, maps.mean(2), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(maximum, maps.amax(2))
-    torch.testing.assert_close(std, (maps.std(2, correction=0).square() + 1e-5).sqrt(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mean, maps.mean(3).mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maximum, maps.amax(3).mean(1))
+    expected = (maps.std(3, correction=0).square() + 1e-5).sqrt().mean(1)
+    torch.testing.assert_close(std, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +126,7 @@ def test_pooling_takes_mean_maximum_and_spread_over_time(name: str) -> None:
         ("resnet1d", {4: 8, 5: 16, 6: 16}),
         ("conv_lstm", {3: 8, 6: 8, 9: 8, 12: 8, 13: 16}),
         ("transformer", {2: 16, 4: 16}),
+        ("sensors", {5: 4, 8: 8, 11: 16, 12: 16}),
     ],
 )
 @pytest.mark.parametrize("pooling", ["mean", "mean_max_std"])
@@ -121,9 +138,9 @@ def test_every_block_can_be_pooled(name: str, maps: dict[int, int], pooling: str
     parts = every(x).split([statistics * number for number in maps.values()], dim=1)
     for (end, number), part in zip(maps.items(), parts, strict=True):
         made = every.backbone[:end](x)
-        assert made.shape[:2] == (4, number)
+        assert made.shape[:2] == (4 * len(every.layout.rows), number)
         torch.testing.assert_close(part, every._pool(made))
-        torch.testing.assert_close(part[:, :number], made.mean(dim=2))
+        torch.testing.assert_close(part[:, :number], made.mean(dim=2).unflatten(0, (4, -1)).mean(dim=1))
     torch.testing.assert_close(parts[-1], last(x))
     assert len(last.backbone) == max(maps)
 
@@ -153,6 +170,7 @@ def test_a_log_scaled_input_shows_small_movements_beside_the_window_itself(name:
     seen: list[Tensor] = []
     encoder.backbone[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     encoder.standardise([1.0] * 9, [2.0] * 9)
+    encoder.mean, encoder.std = torch.full((9, 1), 1.0), torch.full((9, 1), 2.0)  # of single sensors it takes others
     small = 1e-3 * torch.sin(torch.arange(128.0)).expand(2, 9, 128)
     for x in (small, small + 7, 1000 * small):
         encoder(x)
@@ -204,7 +222,9 @@ def test_raw_windows_are_standardised_inside(settings: EncoderSettings) -> None:
     mean, std = torch.linspace(-2, 5, 9), torch.linspace(0.1, 20, 9)
     encoder.standardise(mean.double().numpy(), std.double().numpy())
     x = windows(4)
-    raw = x * std[:, None] + mean[:, None]
+    raw = x * encoder.std + encoder.mean
+    if settings.name not in ANY_SENSORS:
+        torch.testing.assert_close(raw, x * std[:, None] + mean[:, None])
     torch.testing.assert_close(encoder(raw), plain(x), rtol=1e-4, atol=1e-4)
     assert (plain(raw) - plain(x)).abs().max() > 1e-3
 
@@ -386,6 +406,7 @@ def test_channel_statistics_that_make_no_sense_are_refused(mean: list[float], st
         ("resnet1d", 227_000, 128),
         ("conv_lstm", 296_000, 128),
         ("transformer", 277_000, 128),
+        ("sensors", 173_000, 128),
     ],
 )
 def test_sizes_at_the_usual_width(name: str, parameters: int, maps: int) -> None:

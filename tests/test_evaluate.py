@@ -63,7 +63,7 @@ def split() -> tuple[Windows, Windows]:
 @pytest.fixture
 def encoder(split: tuple[Windows, Windows]) -> Encoder:
     with seeded_initialisation(0):
-        return build_encoder(SETTINGS, *split[0].x.shape[1:])
+        return build_encoder(SETTINGS, split[0].meta.spec)
 
 
 def noisy(windows: Windows, noise: float = 1.5) -> np.ndarray:

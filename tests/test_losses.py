@@ -15,8 +15,10 @@ from shared.losses import (
     barlow_twins,
     cosine_distance,
     cosine_info_nce,
+    info_max,
     masked_mse,
     nt_xent,
+    scaled_cosine_error,
     sinkhorn,
     swapped_prediction,
     vicreg,
@@ -365,3 +367,49 @@ def test_masked_mse_names_what_does_not_fit() -> None:
         masked_mse(windows, windows, torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"found torch\.float32"):
         masked_mse(windows, windows, torch.ones(2, 4))
+
+
+@quick
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(2, 6), st.sampled_from([1.0, 2.0, 2.5]), st.integers(0, 2**31))
+def test_scaled_cosine_error_follows_its_equation(n: int, tokens: int, values: int, power: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    told, target = torch.randn(2, n, tokens, values, generator=generator, dtype=torch.float64)
+    hidden = torch.rand(n, tokens, values, generator=generator) < 0.6
+    hidden[0, 0] = True
+    errors = []
+    for i in range(n):
+        for k in range(tokens):
+            a, b = told[i, k][hidden[i, k]].numpy(), target[i, k][hidden[i, k]].numpy()
+            if len(a):
+                errors.append((1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)) ** power)
+    found = scaled_cosine_error(told, target, hidden, power)
+    assert found.item() == pytest.approx(np.mean(errors), rel=1e-6)
+    assert scaled_cosine_error(3 * target, target, hidden, power).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_scaled_cosine_error_looks_at_nothing_that_is_seen_and_has_finite_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    told, target = torch.randn(2, 3, 4, 5, generator=generator)
+    hidden = torch.zeros(3, 4, 5, dtype=torch.bool)
+    hidden[1, 2] = hidden[0, 1, :3] = True
+    expected = scaled_cosine_error(told, target, hidden, 2)
+    assert torch.equal(scaled_cosine_error(torch.where(hidden, told, told + 9), target, hidden, 2), expected)
+    still = torch.zeros(3, 4, 5, requires_grad=True)
+    value = scaled_cosine_error(still, torch.zeros(3, 4, 5), hidden, 2)
+    value.backward()
+    assert value.item() == pytest.approx(1)
+    assert still.grad is not None and still.grad.isfinite().all()
+    with pytest.raises(ValueError, match=re.escape("(N, K, P)")):
+        scaled_cosine_error(told[0], target[0], hidden[0], 2)
+
+
+@quick
+@given(shapes)
+def test_info_max_is_the_mean_of_two_binary_cross_entropies(shape: tuple[int, int, int]) -> None:
+    n, nodes, seed = shape
+    real, corrupted = 3 * torch.randn(2, n, nodes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    logits = torch.cat([real, corrupted])
+    truth = torch.cat([torch.ones_like(real), torch.zeros_like(corrupted)])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth)
+    torch.testing.assert_close(info_max(real, corrupted), expected)
+    assert info_max(0 * real, 0 * real).item() == pytest.approx(np.log(2))

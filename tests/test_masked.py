@@ -77,11 +77,11 @@ def test_nothing_of_what_is_hidden_reaches_the_encoder(
     x = torch.from_numpy(windows.x)
     (view,), memory = model.tasks[task].views(plain_batch(x), make_generator(3))
     if view.mask is None:
-        hidden = memory[0]
+        hidden = memory
         assert view.keep.shape == (6, 4)
     else:
         hidden = view.mask
-    hidden = hidden.repeat_interleave(model.encoder.stride, dim=2)[:, :, :60]
+    hidden = hidden.repeat_interleave(model.encoder.layout.stride, dim=2)[:, :, :60]
     assert 0 < hidden.float().mean() < 1
     other = torch.randn(x.shape, generator=make_generator(4))
     encoded, same = (
@@ -100,15 +100,16 @@ def mae_step(kind: str, seed: int, *overrides: str) -> tuple[Callable[[Tensor], 
     model = build(masked("mae", "transformer", kind, *overrides), windows)
     task = model.eval().tasks["mae"]
     x = torch.from_numpy(windows.x)
-    views, memory = task.views(plain_batch(x), make_generator(seed))
+    views, mask = task.views(plain_batch(x), make_generator(seed))
     encoded = [model.encoder.encode(views[0], model.blank)]
-    mask, keep = memory
     hidden = mask.repeat_interleave(8, dim=2)[:, :, :60]
     tokens = encoded[0].tokens
-    if tokens.shape[1] > keep.shape[1]:
-        tokens = torch.stack([row[places] for row, places in zip(tokens, keep, strict=True)])
-    told = task.decoder(tokens, keep)
-    return lambda value: task.loss(encoded, memory, plain_batch(value)), x, hidden, told
+    everywhere = mask.all(dim=1)
+    if tokens.shape[1] < mask.shape[2]:
+        told = task.decoder(tokens, keep=torch.stack([places.nonzero()[:, 0] for places in ~everywhere]))
+    else:
+        told = task.decoder(tokens, hidden=everywhere)
+    return lambda value: task.loss(encoded, mask, plain_batch(value)), x, hidden, told
 
 
 @few
@@ -149,7 +150,7 @@ def test_mae_does_not_decode_what_the_encoder_says_of_hidden_positions() -> None
     batch = plain_batch(torch.from_numpy(windows.x))
     (view,), memory = task.views(batch, make_generator(1))
     encoded = model.encoder.encode(view)
-    hidden = memory[0][:, 0, :, None]
+    hidden = memory[:, 0, :, None]
     other = encoded._replace(
         tokens=torch.where(hidden, torch.randn(encoded.tokens.shape, generator=make_generator(2)), encoded.tokens)
     )
@@ -366,7 +367,7 @@ def test_codes_depend_on_the_windows_alone(source: str, name: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert all(torch.equal(first, codes) for codes in pool.map(make, (1, 2)))
     assert first.dtype == torch.int64
-    assert first.shape == (len(windows), encoder.positions)
+    assert first.shape == (len(windows), encoder.layout.tokens)
     assert first.unique().tolist() == list(range(16))
 
 

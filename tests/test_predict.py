@@ -57,7 +57,7 @@ def source() -> Source:
     train, test = watch.load(None)
     train, statistics = train[::4], ChannelStatistics.of(train)
     with seeded_initialisation(1):
-        encoder = build_encoder(SETTINGS, *train.x.shape[1:])
+        encoder = build_encoder(SETTINGS, train.meta.spec)
     encoder.standardise(statistics.mean, statistics.std)
     estimate_norm_statistics(encoder, train.x)
     card = EncoderCard.describe(encoder, train.meta, statistics, "digest")

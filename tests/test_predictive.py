@@ -123,7 +123,7 @@ def past_and_future(model: Model, batch: Batch, seed: int) -> tuple[Tensor, Tens
     """The contexts, the tokens that are predicted, and the sample at which the future begins."""
     (view,), begin = model.tasks["cpc"].views(batch, generator(seed))
     encoded, n, steps = model.encoder.encode(view, model.blank), len(batch.x), model.tasks["cpc"].steps
-    return encoded.pooled[:n], encoded.tokens[n:, begin : begin + steps], begin * model.encoder.stride
+    return encoded.pooled[:n], encoded.tokens[n:, begin : begin + steps], begin * model.encoder.layout.stride
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -43,7 +43,7 @@ def make_run(folder: Path, config_file: Path, norm_statistics: str = "included",
     config = load_config(config_file, overrides)
     train, _ = load(config.data)
     with seeded_initialisation(config.seed):
-        encoder = build_encoder(config.encoder, *train.x.shape[1:])
+        encoder = build_encoder(config.encoder, train.meta.spec)
     statistics = ChannelStatistics.of(train)
     encoder.standardise(statistics.mean, statistics.std)
     if norm_statistics == "included":

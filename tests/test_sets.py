@@ -106,6 +106,7 @@ def test_numbers_are_those_of_the_files(phones: Files, units: Files, tmp_path: P
     walking = train.x[train.y == dsads.ACTIVITIES.index("walking")]
     expected = np.concatenate(tables)[96:160].T  # the fourth window, over the end of the first segment
     expected[[row for row, unit in enumerate(dsads.SPEC.units) if unit == "g"]] /= 9.80665
+    expected[[row for row, unit in enumerate(dsads.SPEC.units) if unit == "uT"]] *= 47
     np.testing.assert_allclose(walking[3], expected, rtol=1e-5, atol=1e-6)
     assert (train.people, test.people) == (["1"], ["8"])
 

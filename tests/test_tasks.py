@@ -14,6 +14,7 @@ from shared.data.windows import Windows
 from shared.encoders import Encoded
 from shared.errors import UserError
 from shared.features import expert_features
+from shared.masks import Layout
 from shared.model import prepare
 from shared.seeding import make_generator
 from shared.tasks import TASKS, TaskContext
@@ -22,7 +23,7 @@ from tests.pretext import batch_of, build, configure, draw, losses, only, plain_
 
 pytestmark = pytest.mark.numerics
 
-ENCODERS = ("fcn", "transformer")
+ENCODERS = ("fcn", "transformer", "sensors")
 
 
 def refusal(name: str, encoder: str) -> str | None:
@@ -44,6 +45,11 @@ VARIANTS = [
     ("mae", ["tasks.mae.visible_only=false"]),
     ("mae", ["tasks.mae.visible_only=false", "tasks.mae.mask.kind=sensor", "tasks.mae.normalise=true"]),
     ("codes", ["tasks.codes.source=patches", "tasks.codes.mask.kind=random"]),
+    *(
+        ("mae", ["encoder.name=sensors", "tasks.mae.visible_only=false", f"tasks.mae.mask.kind={kind}", *more])
+        for kind, more in (("sensor", ["tasks.mae.cosine=2"]), ("random", []))
+    ),
+    ("data2vec", ["encoder.name=sensors", "tasks.data2vec.mask.kind=sensor"]),
 ]
 
 
@@ -179,8 +185,9 @@ def context_of(windows: Windows, **changes: object) -> TaskContext:
     """What a task may know of these windows, encoded to 16 numbers and 8 tokens of 8."""
     std = torch.from_numpy(ChannelStatistics.of(windows).std).float()
     channels = Channels(windows.meta.spec, std)
-    transform, positions = compose(configure().views.transforms), windows.x.shape[2] // 8
-    context = TaskContext(channels, transform, 16, 8, positions, 8, True, "transformer", 0)
+    transform = compose(configure().views.transforms)
+    layout = Layout((tuple(range(windows.x.shape[1])),), windows.x.shape[2] // 8, 8)
+    context = TaskContext(channels, transform, 16, 8, layout, True, "transformer", 0)
     return replace(context, **changes)
 
 

@@ -166,13 +166,16 @@ def reply_of(partition: int) -> dict[str, MetricRecord | ArrayRecord]:
     return {"metrics": MetricRecord(metrics), "arrays": ARRAYS}
 
 
-def introduction_of(partition: int) -> dict[str, MetricRecord | ConfigRecord]:
+Introduced = dict[str, MetricRecord | ConfigRecord]
+
+
+def introduction_of(partition: int, channels: tuple[str, ...] = ("x", "y", "z")) -> Introduced:
     sums = {"count": 1280, "total": [0.0, 1.0, 2.0], "squares": [1280.0, 1280.0, 1280.0]}
     metrics = {"partition-id": partition, "num-examples": 10} | sums
     sensors = {
         "person": str(partition + 1),
         "data": "watch",
-        "channels": list("xyz"),
+        "channels": list(channels),
         "units": ["g"] * 3,
         "size": [128],
         "rate": 50.0,
@@ -185,8 +188,9 @@ class Answers:
 
     def __init__(self) -> None:
         self.hostile: RecordDict | Error = RecordDict()
+        self.introduction_of = introduction_of
         app = ClientApp()
-        app.query("introduce")(lambda message, context: self._answer(message, context, introduction_of))
+        app.query("introduce")(lambda message, context: self._answer(message, context, self.introduction_of))
         app.train()(lambda message, context: self._answer(message, context, reply_of))
         self.grid = InProcessGrid(app, 3, {}, parallel=1)
 
@@ -269,13 +273,69 @@ def test_an_introduction_of_any_records_leaves_the_honest_ones(answers: Answers,
     def try_one(content: RecordDict | Error) -> None:
         answers.hostile, manifest = content, Manifest()
         log.lines.clear()
-        federation = Introductions(answers.grid, config.federation, manifest).wait_for_members()
+        federation = Introductions(answers.grid, config.federation, manifest, any_sensors=False).wait_for_members()
         assert {1, 2} <= {member.partition for member in federation.members} or federation.members[0].partition == 0
         assert federation.meta.spec.channels == ("x", "y", "z")
         assert np.isfinite([*federation.statistics.mean, *federation.statistics.std]).all()
         check_log_and_manifest(log, manifest, 11)
 
     try_one()
+
+
+def worn(partition: int) -> Introduced:
+    """People with an accelerometer each, at places of their own."""
+    return introduction_of(
+        partition, tuple(f"{('', 'wrist_', 'left_pocket_')[partition]}total_acc_{axis}" for axis in "xyz")
+    )
+
+
+def test_where_sensors_may_differ_an_introduction_of_any_records_leaves_the_honest_ones(
+    answers: Answers, log: Lines
+) -> None:
+    config, answers.introduction_of = configure(), worn
+
+    @settings(max_examples=150)
+    @given(records(worn(0)) | ERRORS)
+    def try_one(content: RecordDict | Error) -> None:
+        answers.hostile, manifest = content, Manifest()
+        log.lines.clear()
+        federation = Introductions(answers.grid, config.federation, manifest, any_sensors=True).wait_for_members()
+        assert {1, 2} <= {member.partition for member in federation.members} or federation.members[0].partition == 0
+        assert {"wrist_total_acc_x", "left_pocket_total_acc_x"} & set(federation.meta.spec.channels)
+        assert np.isfinite([*federation.statistics.mean, *federation.statistics.std]).all()
+        check_log_and_manifest(log, manifest, 11)
+
+    try_one()
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        ([f"c{number}" for number in range(1000)], "c0, c1, c2"),
+        ([f"p{number}_total_acc_{axis}" for number in range(333) for axis in "xyz"], "unknown place 'p0'"),
+        (["total_acc_x", "total_acc_y", "gyro_z"], "total_acc_x, total_acc_y, gyro_z belong to no three-axis sensor"),
+        (["x" * 90 + "_total_acc_" + axis for axis in "xyz"], "String should have at most 100 characters"),
+        ([f"left_right_arm_body_acc_{axis}" for axis in "xyz"], "unknown place 'left_right_arm'"),
+        (["_gyro_x", "_gyro_y", "_gyro_z"], "belong to no three-axis sensor"),
+    ],
+)
+def test_sensors_without_a_meaning_are_left_out_and_named(
+    channels: list[str], words: str, answers: Answers, log: Lines
+) -> None:
+    answers.introduction_of = worn
+    content = worn(0)
+    sums = {"count": 1280, "total": [0.0] * len(channels), "squares": [1.0] * len(channels)}
+    sensors = {"channels": channels, "units": ["g"] * len(channels)}
+    answers.hostile = RecordDict(
+        {
+            "metrics": MetricRecord(dict(content["metrics"]) | sums),
+            "sensors": ConfigRecord(dict(content["sensors"]) | sensors),
+        }
+    )
+    federation = Introductions(answers.grid, configure().federation, Manifest(), any_sensors=True).wait_for_members()
+    assert [member.partition for member in federation.members] == [1, 2]
+    assert any(words in line for line in log.lines), log.lines
+    assert all(len(line) < LOGGED for line in log.lines)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +361,7 @@ def test_the_first_client_alone_does_not_tell_what_all_measure(
     content = introduction_of(0)
     changed = {name: value for name, value in (dict(content["sensors"]) | change).items() if value is not None}
     answers.hostile = RecordDict(content | {"sensors": ConfigRecord(changed)})
-    federation = Introductions(answers.grid, configure().federation, Manifest()).wait_for_members()
+    federation = Introductions(answers.grid, configure().federation, Manifest(), any_sensors=False).wait_for_members()
     assert [member.partition for member in federation.members] == [1, 2]
     assert words in log.lines[0]
 
@@ -380,7 +440,7 @@ def test_an_order_of_any_records_is_refused_in_words(client: InProcessGrid) -> N
     [
         ({"config": None}, "the server sent no record 'config', found ['arrays']"),
         ({"config": {"server-round": 0}}, "record 'config' cannot be used: server-round: Input should be greater"),
-        ({"config": {"total": [0.0], "squares": [0.0]}}, "the server sent sums of 1 channels, this client has 6"),
+        ({"config": {"total": [0.0], "squares": [0.0]}}, "expected sums of 6 channels, found 1"),
         ({"arrays": None}, "the received encoder does not fit this model: 14 arrays are missing"),
         ({"arrays": saved(np.ones(3, np.float32))}, "the received encoder does not fit this model: encoder."),
         ({"arrays": np.nan}, "holds NaN or infinite values"),

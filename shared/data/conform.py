@@ -80,6 +80,12 @@ def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
     return pick(first, channels)
 
 
+def at_rate(spec: InputSpec, rate: float) -> InputSpec:
+    """Return the spec that windows have once they are brought to another rate (Hz)."""
+    ratio = Fraction(rate / spec.time.rate).limit_denominator(FINEST)
+    return spec if ratio == 1 else spec.model_copy(update={"rate": rate, "size": (math.ceil(spec.size[0] * ratio),)})
+
+
 def pick(spec: InputSpec, channels: Sequence[str]) -> InputSpec:
     """Return a spec with these of its channels, in this order and by these names.
 

@@ -30,8 +30,10 @@ SOURCE = Source(
 )
 TEST_PEOPLE = ("7", "8")
 PLACES = ("torso", "right_arm", "left_arm", "right_leg", "left_leg")
-UNITS = {"total_acc": "g", "gyro": "rad/s", "mag": "1"}
-"""By kind of sensor, in the order of the columns. The magnetic field is in shares of the Earth's."""
+UNITS = {"total_acc": "g", "gyro": "rad/s", "mag": "uT"}
+"""By kind of sensor, in the order of the columns."""
+FACTORS = {"g": 1 / ACCELERATION["m/s²"], "rad/s": 1.0, "uT": 47.0}
+"""What the files' numbers are multiplied by. Those of the magnetic field are shares of the Earth's: 47 uT in Ankara."""
 SPEC = InputSpec(
     channels=tuple(f"{place}_{kind}_{axis}" for place in PLACES for kind in UNITS for axis in "xyz"),
     units=tuple(unit for _ in PLACES for unit in UNITS.values() for _ in "xyz"),
@@ -91,7 +93,7 @@ def _parse(archive: Archive) -> dict[str, NDArray[Any]]:
     if not found:
         raise refuse(archive.place, "segments like a01/p1/s01.txt", ", ".join(archive.members()[:5]) or "nothing")
     signals, y, people = [], [], []
-    factors = np.array([1 / ACCELERATION["m/s²"] if unit == "g" else 1 for unit in SPEC.units])
+    factors = np.array([FACTORS[unit] for unit in SPEC.units])
     runs = groupby(enumerate(found), key=lambda item: (*item[1][:2], item[1][2] - item[0]))
     for (activity, person, _), run in runs:
         if not 1 <= activity <= len(ACTIVITIES):

@@ -101,9 +101,15 @@ class InputSpec(Settings):
         ]
         if found.size != self.size:
             words.append(f"the size is {_extent(found.size)}, expected {_extent(self.size)}")
-        if found.rate and self.rate and found.rate != self.rate:
-            words.append(f"the rate is {found.rate} Hz, expected {self.rate} Hz")
+        if rates := self.rate_difference(found):
+            words.append(rates)
         return "; ".join(words)
+
+    def rate_difference(self, found: "InputSpec") -> str:
+        """Say in words how the rate of another spec differs from this one's; "" if it does not, or one has none."""
+        if found.rate and self.rate and found.rate != self.rate:
+            return f"the rate is {found.rate} Hz, expected {self.rate} Hz"
+        return ""
 
 
 def with_spec(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What an encoder is: raw windows (N, C, T) in, embeddings (N, D) and tokens (N, L, H) out.
 
 Shapes: N windows, C channels, T samples, H feature maps of the last layer, L positions in time, D embedding; M views, V
-positions that a view keeps.
+positions that a view keeps. There is a token for each position; an encoder of S single sensors has one for each sensor
+and position, S L.
 
 An encoder is three things in a row: the training people's channel statistics (and a copy of the movements on a
 logarithmic scale), a backbone that makes H maps of a window, and a pooling over time (and a hidden layer over all that
@@ -17,9 +18,11 @@ from numpy.typing import ArrayLike
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from shared.body import Sensor
+from shared.data.spec import InputSpec
 from shared.errors import UserError
 from shared.layers import ATTENTION_HEADS, Norm, hidden_layer
-from shared.masks import fill, of_samples
+from shared.masks import Layout, fill, of_samples
 from shared.settings import Settings
 
 POOLED_STD_EPSILON = 1e-5
@@ -62,7 +65,8 @@ class View(NamedTuple):
         keep: The positions that it sees, int64 (M, V); the others are left out. Only encoders whose first layer is a
             ``TokenLayer`` can do it. None: all.
         mask: Where it sees nothing, bool (M, C, L): the mean of what the channel shows elsewhere in the window, or a
-            learned token where all channels are hidden and the encoder is made of tokens. None: nowhere.
+            learned token where all channels are hidden and the encoder is made of tokens. To an encoder of single
+            sensors, one that is hidden all the time is not there. None: nowhere.
         teacher: Whether the slow copy of the encoder encodes it, without a gradient.
     """
 
@@ -107,6 +111,36 @@ class TokenLayer(nn.Module, ABC):
         """
 
 
+class Present(NamedTuple):
+    """Which of the S sensors of M views are there.
+
+    Args:
+        flags: bool (M, S); at least one of each view is.
+        rows: int64 (P,), the numbers of those that are, among all M S.
+    """
+
+    flags: Tensor
+    rows: Tensor
+
+    def everybody(self, values: Tensor) -> Tensor:
+        """Return values (P, ...) of those that are there among zeros for those that are not: (M S, ...)."""
+        blank = values.new_zeros(self.flags.numel(), *values.shape[1:])
+        return blank.index_copy(0, self.rows, values)
+
+
+class SensorLayer(nn.Module, ABC):
+    """A layer of an encoder of single sensors that must know which of them it gets."""
+
+    @abstractmethod
+    def forward(self, maps: Tensor, present: Present | None = None) -> Tensor:
+        """Return maps of sensors.
+
+        Args:
+            maps: (M S, H, L); or (P, H, L) of those that are there.
+            present: Which are there; None: all.
+        """
+
+
 class Block(NamedTuple):
     """The number of a block's last layer, from 0, and how many maps it makes."""
 
@@ -121,11 +155,13 @@ class Backbone(NamedTuple):
         layers: One after the other.
         blocks: What can be pooled; the last one makes H maps.
         stride: Samples per position of the last maps, a power of two.
+        sensors: Where the layers make maps (N S, H, L), of each sensor by itself: the S sensors. Else none.
     """
 
     layers: nn.Sequential
     blocks: tuple[Block, ...]
     stride: int
+    sensors: tuple[Sensor, ...] = ()
 
 
 class Encoder(nn.Module):
@@ -134,14 +170,15 @@ class Encoder(nn.Module):
     Args:
         settings: What it was built from.
         backbone: Its layers.
-        channels: C.
-        samples: T.
+        spec: Of its windows.
 
     Attributes:
         dim: D.
         width: H.
-        positions: L.
-        stride: Samples of a position; the last may have fewer.
+        spec: Of its windows.
+        channels: C.
+        samples: T.
+        layout: What stands under each token.
         mean: Channel means of the training people, (C, 1); not part of the state dict, see ``standardise``.
         std: Their standard deviations, (C, 1).
 
@@ -152,19 +189,21 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: EncoderSettings, backbone: Backbone, channels: int, samples: int) -> None:
+    def __init__(self, settings: EncoderSettings, backbone: Backbone, spec: InputSpec) -> None:
         super().__init__()
+        channels, samples = len(spec.channels), spec.time.samples
         if samples < 2 * backbone.stride:
             raise UserError(
                 f"encoder {settings.name!r}: windows are too short; "
                 f"expected at least {2 * backbone.stride} samples, found {samples}"
             )
         self.settings = settings
+        self.spec = spec
         self.channels = channels
         self.samples = samples
         self.width = backbone.blocks[-1].maps
-        self.stride = backbone.stride
-        self.positions = -(-samples // backbone.stride)
+        rows = tuple(sensor.channels for sensor in backbone.sensors) or (tuple(range(channels)),)
+        self.layout = Layout(rows, -(-samples // backbone.stride), backbone.stride)
         self.backbone = backbone.layers
         self.block_ends = [block.last for block in backbone.blocks]
         pooled = backbone.blocks if settings.pooled_blocks == "every" else backbone.blocks[-1:]
@@ -220,42 +259,55 @@ class Encoder(nn.Module):
         """
         if view.keep is not None and (view.mask is not None or not self.takes_tokens):
             raise ValueError("a view that keeps some positions is not masked, and its encoder is made of tokens")
-        x = view.x
-        if x.dim() != 3 or x.shape[1:] != (self.channels, self.samples):
-            raise UserError(f"windows: expected shape (N, {self.channels}, {self.samples}), found {tuple(x.shape)}")
-        unseen = view.mask
-        if view.keep is not None:  # what is left out must not show in the window's mean either
-            unseen = torch.ones(len(x), 1, self.positions, dtype=torch.bool, device=x.device)
-            unseen = unseen.scatter(2, view.keep.unsqueeze(1), False)
-        if unseen is not None:
-            x = fill(x, of_samples(unseen, self.stride, self.samples), self.mean)
-        maps = (x - self.mean) / self.std
-        if self.settings.log_input is not None:
-            deviation = maps - maps.mean(dim=2, keepdim=True)
-            maps = torch.cat([maps, torch.asinh(deviation / self.settings.log_input) / 2], dim=1)
+        maps = self._standardised(view)
+        present = self._present(view)
         pooled, blocks = [], []
         for number, layer in enumerate(self.backbone):
-            maps = layer(maps)
+            maps = layer(maps, present) if isinstance(layer, SensorLayer) else layer(maps)
             if isinstance(layer, TokenLayer):
                 hidden = None if view.mask is None else view.mask.all(dim=1)
                 maps = layer.arrange(maps, view.keep, hidden, blank)
             if number in self.block_ends:
                 blocks.append(maps)
             if number in self.pooled_after:
-                pooled.append(self._pool(maps.float()))
+                pooled.append(self._pool(maps.float(), present))
         embedding = torch.cat(pooled, dim=1)
         if self.hidden is not None:
             embedding = torch.cat([embedding, self.hidden(embedding).float()], dim=1)
-        tokens = maps.float().transpose(1, 2)
-        alike = tuple(block.transpose(1, 2) for block in blocks if block.shape == maps.shape)
-        return Encoded(embedding, tokens, alike)
+        alike = tuple(self._tokens(block) for block in blocks if block.shape == maps.shape)
+        return Encoded(embedding, self._tokens(maps.float()), alike)
+
+    def _standardised(self, view: View) -> Tensor:
+        """What the first layer gets, (M, C, T), or (M, 2C, T) with the movements on a logarithmic scale."""
+        x = view.x
+        if x.dim() != 3 or x.shape[1:] != (self.channels, self.samples):
+            raise UserError(f"windows: expected shape (N, {self.channels}, {self.samples}), found {tuple(x.shape)}")
+        unseen = view.mask
+        if view.keep is not None:  # what is left out must not show in the window's mean either
+            unseen = torch.ones(len(x), 1, self.layout.times, dtype=torch.bool, device=x.device)
+            unseen = unseen.scatter(2, view.keep.unsqueeze(1), False)
+        if unseen is not None:
+            x = fill(x, of_samples(unseen, self.layout.stride, self.samples), self.mean)
+        maps = (x - self.mean) / self.std
+        if self.settings.log_input is not None:
+            deviation = maps - maps.mean(dim=2, keepdim=True)
+            maps = torch.cat([maps, torch.asinh(deviation / self.settings.log_input) / 2], dim=1)
+        return maps
+
+    def _present(self, view: View) -> Present | None:
+        """Which sensors are there; None where it makes no difference."""
+        return None
 
     @property
     def takes_tokens(self) -> bool:
         """Whether positions can be left out, or replaced by a learned token."""
         return isinstance(self.backbone[0], TokenLayer)
 
-    def _pool(self, maps: Tensor) -> Tensor:
+    def _tokens(self, maps: Tensor) -> Tensor:
+        """Maps (N, H, L) as tokens, (N, L, H)."""
+        return maps.transpose(1, 2)
+
+    def _pool(self, maps: Tensor, present: Present | None = None) -> Tensor:
         """Maps (N, H, L) to statistics over time, (N, H) or (N, 3H)."""
         mean = maps.mean(dim=2)
         if self.settings.pooling == "mean":

@@ -3,32 +3,33 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.data.spec import InputSpec
 from shared.encoders.base import Backbone, Block, EncoderSettings
 from shared.layers import Norm, maps_norm
 
 
-def fcn(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
+def fcn(settings: EncoderSettings, inputs: int, spec: InputSpec) -> Backbone:
     """Fully convolutional network of three blocks (Wang, Yan and Oates 2017, figure 1b), H = 4 width.
 
     Each block halves the time by the stride of its convolution rather than by pooling: half the arithmetic.
     """
     width = settings.width
     layers = nn.Sequential(
-        *_convolution(channels, width, 7, settings.norm, stride=2),
-        *_convolution(width, 2 * width, 5, settings.norm, stride=2),
-        *_convolution(2 * width, 4 * width, 3, settings.norm, stride=2),
+        *convolution(inputs, width, 7, settings.norm, stride=2),
+        *convolution(width, 2 * width, 5, settings.norm, stride=2),
+        *convolution(2 * width, 4 * width, 3, settings.norm, stride=2),
     )
     return Backbone(layers, (Block(2, width), Block(5, 2 * width), Block(8, 4 * width)), 8)
 
 
-def resnet1d(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
+def resnet1d(settings: EncoderSettings, inputs: int, spec: InputSpec) -> Backbone:
     """Residual network of three blocks (Wang, Yan and Oates 2017, figure 1c), H = 2 width.
 
     Stem, short cuts and strides are those of He et al. 2016 (ResNet-18), in one dimension.
     """
     width = settings.width
     layers = nn.Sequential(
-        *_convolution(channels, width, 7, settings.norm, stride=2),
+        *convolution(inputs, width, 7, settings.norm, stride=2),
         _Residual(width, width, settings.norm, stride=1),
         _Residual(width, 2 * width, settings.norm, stride=2),
         _Residual(2 * width, 2 * width, settings.norm, stride=2),
@@ -36,7 +37,7 @@ def resnet1d(settings: EncoderSettings, channels: int, samples: int) -> Backbone
     return Backbone(layers, (Block(3, width), Block(4, 2 * width), Block(5, 2 * width)), 8)
 
 
-def conv_lstm(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
+def conv_lstm(settings: EncoderSettings, inputs: int, spec: InputSpec) -> Backbone:
     """DeepConvLSTM: four convolutions, then two LSTM layers (Ordóñez and Roggen 2016), H = 2 width.
 
     Unlike theirs, the first two convolutions have stride 2: the LSTM, whose steps cannot run side by side,
@@ -44,17 +45,17 @@ def conv_lstm(settings: EncoderSettings, channels: int, samples: int) -> Backbon
     """
     width = settings.width
     layers = nn.Sequential(
-        *_convolution(channels, width, 5, settings.norm, stride=2),
-        *_convolution(width, width, 5, settings.norm, stride=2),
-        *_convolution(width, width, 5, settings.norm),
-        *_convolution(width, width, 5, settings.norm),
+        *convolution(inputs, width, 5, settings.norm, stride=2),
+        *convolution(width, width, 5, settings.norm, stride=2),
+        *convolution(width, width, 5, settings.norm),
+        *convolution(width, width, 5, settings.norm),
         _LSTM(width, 2 * width),
     )
     convolutions = (Block(last, width) for last in (2, 5, 8, 11))
     return Backbone(layers, (*convolutions, Block(12, 2 * width)), 4)
 
 
-def _convolution(inputs: int, maps: int, kernel: int, norm: Norm, stride: int = 1) -> list[nn.Module]:
+def convolution(inputs: int, maps: int, kernel: int, norm: Norm, stride: int = 1) -> list[nn.Module]:
     """Convolution with an odd kernel, norm and ReLU: (N, inputs, L) to (N, maps, ceil(L / stride))."""
     return [
         # The norm that follows would take a bias away again.
@@ -70,7 +71,7 @@ class _Residual(nn.Module):
     def __init__(self, inputs: int, maps: int, norm: Norm, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *_convolution(inputs, maps, 3, norm, stride),
+            *convolution(inputs, maps, 3, norm, stride),
             nn.Conv1d(maps, maps, 3, padding=1, bias=False),
             maps_norm(norm, maps),
         )

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.data.spec import InputSpec
 from shared.encoders.base import Backbone, Block, EncoderSettings, TokenLayer
 from shared.layers import Attention, maps_norm
 
@@ -11,7 +12,7 @@ PATCH = 8
 """Samples of a token."""
 
 
-def transformer(settings: EncoderSettings, channels: int, samples: int) -> Backbone:
+def transformer(settings: EncoderSettings, inputs: int, spec: InputSpec) -> Backbone:
     """Pre-norm transformer over patches of 8 samples with learned positions, H = 2 width.
 
     As in Zerveas et al. 2021 (section 3.1) the tokens of a series are normalised over the batch, not one by
@@ -19,7 +20,7 @@ def transformer(settings: EncoderSettings, channels: int, samples: int) -> Backb
     """
     maps = 2 * settings.width
     layers = nn.Sequential(
-        _Patches(channels, maps, samples),
+        _Patches(inputs, maps, spec.time.samples),
         Attention(maps, settings.norm),
         Attention(maps, settings.norm),
         maps_norm(settings.norm, maps),

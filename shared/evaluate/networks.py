@@ -145,7 +145,7 @@ def fit_supervised(train: Windows, like: Encoder, rows: NDArray[np.int64], seed:
 
     def start(fitted: NDArray[np.int64]) -> Classifier:
         with seeded_initialisation(seed, "supervised"):
-            encoder = build_encoder(like.settings, like.channels, like.samples)
+            encoder = build_encoder(like.settings, like.spec)
             head = nn.Linear(encoder.dim, len(classes))
         encoder.standardise(statistics.mean, statistics.std)
         return Classifier(encoder, None, head).to(like.mean.device)

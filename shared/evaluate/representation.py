@@ -100,7 +100,7 @@ BASELINES: dict[str, Callable[[EncoderSettings, Windows, Windows], Representatio
 def untrained(settings: EncoderSettings, train: Windows, seed: int) -> Encoder:
     """Return an encoder as training would start it, with the training people's channel statistics."""
     with seeded_initialisation(seed, "encoder"):
-        encoder = build_encoder(settings, *train.x.shape[1:])
+        encoder = build_encoder(settings, train.meta.spec)
     statistics = ChannelStatistics.of(train)
     encoder.standardise(statistics.mean, statistics.std)
     return encoder

@@ -22,7 +22,6 @@ from torch import Tensor
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.encoders import Encoder, View
-from shared.masks import patches
 
 Source = Literal["patches", "features", "tokens"]
 """What describes a position."""
@@ -59,7 +58,7 @@ def cluster_codes(windows: Windows, encoder: Encoder, clusters: int, source: Sou
         before: The codes of before, for the same windows: a new cluster gets the number of an old one, so that as many
             positions as possible keep theirs, and what has learned to tell the codes still can.
     """
-    every = -(-len(windows) * encoder.positions // MOST_FITTED)  # evenly over the windows, and so over the people
+    every = -(-len(windows) * encoder.layout.tokens // MOST_FITTED)  # evenly over the windows, and so over the people
     describe = _descriptions(windows, encoder, source)
     sample = np.concatenate(list(describe(windows[::every])))
     mean, std = sample.mean(axis=0), np.maximum(sample.std(axis=0), SMALLEST_SPREAD)
@@ -69,7 +68,7 @@ def cluster_codes(windows: Windows, encoder: Encoder, clusters: int, source: Sou
     with _FITTING, threadpool_limits(1):  # what several threads add up depends on their number
         k_means.fit(sample)
         codes = np.concatenate([k_means.predict((part - mean) / std) for part in describe(windows)])
-    made = torch.from_numpy(codes.astype(np.int64)).view(len(windows), encoder.positions)
+    made = torch.from_numpy(codes.astype(np.int64)).view(len(windows), encoder.layout.tokens)
     return made if before is None else keep_names(made, before.cpu(), clusters)
 
 
@@ -88,15 +87,16 @@ def _descriptions(
     """Return what describes the positions of windows, some windows at a time: float32 (n L, F)."""
     statistics = ChannelStatistics.of(windows)
     mean, std = (torch.from_numpy(value).float().unsqueeze(1) for value in (statistics.mean, statistics.std))
+    layout = encoder.layout
 
     def describe(of: Windows) -> Iterator[NDArray[np.float32]]:
         for chunk in torch.split(torch.from_numpy(of.x), CHUNK):
             if source == "tokens":
                 described = _tokens(encoder, chunk)
             else:
-                described = patches((chunk - mean) / std, encoder.stride)
+                described = layout.patches((chunk - mean) / std)
                 if source == "features":
-                    described = patch_features(described.view(len(chunk), -1, len(mean), encoder.stride))
+                    described = patch_features(described.view(len(chunk), layout.tokens, -1, layout.stride))
             yield described.flatten(0, 1).cpu().numpy()
 
     return describe

@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from shared.checkpoint import load_encoder
+from shared.checkpoint import load_encoder, read_card
 from shared.data import load
 from shared.data.person import numbered
 from shared.data.windows import Windows
@@ -112,8 +112,8 @@ def _representations(
     for run in runs:
         if run.finished:
             try:
-                encoder, card = load_encoder(run.folder)
-                fitted = card.fit(windows)
+                fitted = read_card(run.folder).fit(windows)
+                encoder, card = load_encoder(run.folder, fitted.meta.spec)
             except UserError as error:
                 notes.append(f"{run.name}: {error}")
                 continue

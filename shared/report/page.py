@@ -248,12 +248,12 @@ def _wire(run: Run) -> Wire:
 
 
 def _windows_bytes(run: Run, left: Sequence[Row]) -> int | None:
-    """Four bytes a value of every window: of all people, of the shape that the card tells."""
+    """Four bytes a value of every window, of the shape that the card tells; None where people may have others."""
     windows: int = sum(rows[-1]["num-examples"] for rows in run.people.values() if rows)
     if not run.finished or not windows:
         return None
     card = read_card(run.folder)
-    return 4 * windows * prod(card.spec.shape)
+    return None if card.any_sensors else 4 * windows * prod(card.spec.shape)
 
 
 def _time(run: Run) -> Time:

@@ -7,8 +7,10 @@ from shared.tasks.contrastive import Contrastive
 from shared.tasks.cpc import CPC
 from shared.tasks.crossmodal import Crossmodal
 from shared.tasks.data2vec import Data2vec
+from shared.tasks.dgi import DGI
 from shared.tasks.dino import DINO
 from shared.tasks.features import Features
+from shared.tasks.graphcl import GraphCL
 from shared.tasks.ibot import IBOT
 from shared.tasks.ijepa import IJEPA
 from shared.tasks.mae import MAE
@@ -43,6 +45,8 @@ TASKS: dict[str, type[Task]] = {
     "rotation": Rotation,
     "cpc": CPC,
     "crossmodal": Crossmodal,
+    "graphcl": GraphCL,
+    "dgi": DGI,
 }
 
 __all__ = ["TASKS", "Batch", "Draw", "Task", "TaskContext", "TaskSettings"]

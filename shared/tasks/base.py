@@ -13,6 +13,7 @@ from shared.augmentations import Channels, Transform
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoded, Encoder, View
 from shared.layers import hidden_layer
+from shared.masks import Layout
 from shared.settings import Settings
 
 
@@ -37,8 +38,7 @@ class TaskContext:
         transform: Makes a view of a window, where a task compares views (the block ``views`` of the configuration).
         dim: D, of what is pooled.
         width: H, of a token.
-        positions: L.
-        stride: Samples of a position.
+        layout: What stands under each token.
         takes_tokens: Whether the encoder can leave positions out; the encoder's name stands in ``encoder``.
         encoder: The encoder's name.
         extra: F, the width of the task's extra; 0 where it has none, or one without a width.
@@ -48,8 +48,7 @@ class TaskContext:
     transform: Transform
     dim: int
     width: int
-    positions: int
-    stride: int
+    layout: Layout
     takes_tokens: bool
     encoder: str
     extra: int
@@ -58,6 +57,11 @@ class TaskContext:
     def channel_count(self) -> int:
         """C."""
         return len(self.channels.std)
+
+    @property
+    def positions(self) -> int:
+        """L."""
+        return self.layout.times
 
     @property
     def samples(self) -> int:

@@ -68,14 +68,15 @@ class Codes(Task):
     def __init__(self, settings: CodesSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         self.masker = Masks(settings.mask, context.channels, context.positions)
-        self.settings, self.context = settings, context
+        self.layout = context.layout
+        self.settings = settings
         self.head = nn.Linear(context.width, settings.projection)
         self.embeddings = nn.Parameter(torch.randn(settings.clusters, settings.projection))
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """The windows, masked."""
         mask = self.masker.draw(len(batch.x), generator)
-        return [View(batch.x, mask=mask)], mask.any(dim=1)
+        return [View(batch.x, mask=mask)], self.layout.touched(mask)
 
     def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
         """Cross-entropy over the hidden positions (Hsu et al. 2021, equations 1 and 3)."""

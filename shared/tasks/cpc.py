@@ -48,6 +48,7 @@ class CPC(Task):
                 f"{context.encoder!r} makes of a window, found {settings.steps}"
             )
         self.steps, self.positions, self.width = settings.steps, context.positions, context.width
+        self.layout = context.layout
         # What is pooled spreads differently, by up to two orders of magnitude; the predictions are linear in it.
         self.head = nn.Sequential(BatchNorm(context.dim), nn.Linear(context.dim, settings.steps * context.width))
 
@@ -64,7 +65,8 @@ class CPC(Task):
         """Mean over the steps of InfoNCE (equation 4 of van den Oord et al.) with the other windows as negatives."""
         n = len(batch.x)
         predicted = self.head(encoded[0].pooled[:n]).view(n, self.steps, self.width).transpose(0, 1)
-        targets = encoded[0].tokens[n:, memory : memory + self.steps].transpose(0, 1)
+        tokens = self.layout.over_time(encoded[0].tokens[n:])
+        targets = tokens[:, memory : memory + self.steps].transpose(0, 1)
         self.projections = targets[0].detach()
         # Products of long vectors are large: with this factor the loss begins near ln N, as of one who knows nothing.
         return info_nce(predicted * self.width**-0.5, targets)

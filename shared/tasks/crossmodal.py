@@ -23,6 +23,9 @@ from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
 FIRST_SCALE, LARGEST_SCALE = math.log(1 / 0.07), math.log(100)
 """Logarithm of the factor of the cosine similarities, as in section 2.5 of CLIP."""
 
+COMPARED = ("acc", "gyro")
+"""Devices that are compared."""
+
 
 class CrossmodalSettings(TaskSettings):
     """Args: hidden: width of the hidden layers; projection: width P of the projections."""
@@ -34,7 +37,7 @@ class CrossmodalSettings(TaskSettings):
 class Crossmodal(Task):
     """Find to each window's accelerations its rotation rates among those of the batch, and the reverse.
 
-    Channels of no three-axis sensor are hidden in both views: seen in both, they would tell what belongs together.
+    All other channels are hidden in both views: seen in both, they would tell what belongs together.
 
     Raises:
         UserError: No three-axis accelerometer, or no gyroscope, among the channels.
@@ -49,7 +52,8 @@ class Crossmodal(Task):
         super().__init__(settings, context)
         shown = torch.zeros(2, context.channel_count, dtype=torch.bool)
         for triad in context.channels.spec.triads:
-            shown[int(triad.kind == "gyro"), list(triad.channels)] = True
+            if triad.device in COMPARED:
+                shown[COMPARED.index(triad.device), list(triad.channels)] = True
         if not shown.any(dim=1).all():
             found = ", ".join(triad.kind for triad in context.channels.spec.triads) or "no three-axis sensor"
             raise UserError(

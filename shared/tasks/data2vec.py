@@ -50,13 +50,14 @@ class Data2vec(Task):
     def __init__(self, settings: Data2vecSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         self.masker = Masks(settings.mask, context.channels, context.positions)
+        self.layout = context.layout
         self.settings = settings
         self.head = mlp(context.width, settings.hidden, context.width)
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """The windows, masked for the student and whole for the teacher."""
         mask = self.masker.draw(len(batch.x), generator)
-        return [View(batch.x, mask=mask), View(batch.x, teacher=True)], mask.any(dim=1)
+        return [View(batch.x, mask=mask), View(batch.x, teacher=True)], self.layout.touched(mask)
 
     def loss(self, encoded: list[Encoded], memory: Tensor, batch: Batch) -> Tensor:
         """Smooth L1 (equation 2), mean over the masked positions, bool (N, L), and the maps."""

@@ -42,6 +42,7 @@ class IBOT(Task):
     def __init__(self, settings: IBOTSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
         self.masker = Masks(settings.mask, context.channels, context.positions)
+        self.layout = context.layout
         self.settings = settings
         self.channels = context.channels
         self.transform = context.transform
@@ -52,7 +53,7 @@ class IBOT(Task):
         """One augmented view of each window, masked for the student and whole for the teacher."""
         x = self.transform(batch.x, generator, self.channels)
         mask = self.masker.draw(len(x), generator)
-        return [View(x, mask=mask), View(x, teacher=True)], mask.any(dim=1)
+        return [View(x, mask=mask), View(x, teacher=True)], self.layout.touched(mask)
 
     def loss(self, encoded: list[Encoded], memory: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy, mean over the masked positions, bool (N, L)."""

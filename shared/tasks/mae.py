@@ -1,10 +1,11 @@
 """Tell what was hidden from what is seen, position by position.
 
 MAE: He et al. 2022, "Masked autoencoders are scalable vision learners". With masks of kind "tube" it is VideoMAE (Tong
-et al. 2022), and with those of kind "sensor" it is like GraphMAE (Hou et al. 2022), whose nodes are sensors here.
+et al. 2022). With masks of kind "sensor" and the scaled cosine error it is GraphMAE (Hou et al. 2022), whose nodes are
+sensors here: on encoder ``sensors``, one that is hidden sends no messages.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -13,8 +14,8 @@ from torch import Tensor
 from shared.encoders import Encoded, View
 from shared.errors import UserError
 from shared.layers import ATTENTION_HEADS, TokenDecoder
-from shared.losses import masked_mse
-from shared.masks import Masks, MaskSettings, of_samples, patches, visible_positions
+from shared.losses import masked_mse, scaled_cosine_error
+from shared.masks import Masks, MaskSettings, of_samples, visible_positions
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 
 EPSILON = 1e-2
@@ -29,6 +30,8 @@ class MaeSettings(TaskSettings):
         mask: What is hidden.
         visible_only: Hidden positions are left out (MAE), or stay, without what they show.
         normalise: Whether the mean of each patch is taken away, and its spread made 1, before it has to be told.
+        cosine: The power of the scaled cosine error (GraphMAE), with which what is told well counts less; None: the
+            squared error.
         hidden: Width of the decoder.
         depth: Its layers of attention.
     """
@@ -36,6 +39,7 @@ class MaeSettings(TaskSettings):
     mask: MaskSettings
     visible_only: bool
     normalise: bool
+    cosine: float | None = Field(ge=1)
     hidden: int = Field(ge=ATTENTION_HEADS, multiple_of=ATTENTION_HEADS)
     depth: PositiveInt
 
@@ -65,29 +69,29 @@ class MAE(Task):
         self.masker = Masks(settings.mask, context.channels, context.positions)
         self.settings, self.context = settings, context
         self.masks = not settings.visible_only
-        outputs = context.channel_count * context.stride
-        self.decoder = TokenDecoder(context.width, settings.hidden, settings.depth, context.positions, outputs)
+        self.layout = context.layout
+        sizes = settings.hidden, settings.depth, self.layout.tokens, self.layout.values
+        self.decoder = TokenDecoder(context.width, *sizes)
 
-    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], tuple[Tensor, Tensor]]:
+    def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Tensor]:
         """The windows, masked, or with positions left out."""
         mask = self.masker.draw(len(batch.x), generator)
-        if self.settings.mask.whole_positions:
-            keep = visible_positions(mask)
-        else:
-            keep = torch.arange(mask.shape[2], device=mask.device).expand(len(mask), -1)
-        view = View(batch.x, keep=keep) if self.settings.visible_only else View(batch.x, mask=mask)
-        return [view], (mask, keep)
+        if self.settings.visible_only:
+            return [View(batch.x, keep=visible_positions(mask))], mask
+        return [View(batch.x, mask=mask)], mask
 
-    def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
-        """Mean squared error over the hidden samples (He et al. 2022, section 3)."""
-        mask, keep = memory
+    def loss(self, encoded: list[Encoded], memory: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error over the hidden samples (He et al. 2022, section 3), or the scaled cosine error."""
         tokens = encoded[0].tokens
-        if not self.settings.visible_only:
-            tokens = tokens.gather(1, keep.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
-        told = self.decoder(tokens, keep)
-        target = patches(batch.standardised, self.context.stride)
+        if self.settings.visible_only:
+            told = self.decoder(tokens, keep=visible_positions(memory))
+        else:
+            told = self.decoder(tokens, hidden=self.layout.hidden(memory))
+        target = self.layout.patches(batch.standardised)
         if self.settings.normalise:
             variance, mean = torch.var_mean(target, dim=2, correction=0, keepdim=True)
             target = (target - mean) / (variance + EPSILON).sqrt()
-        hidden = patches(of_samples(mask, self.context.stride, self.context.samples), self.context.stride)
+        hidden = self.layout.patches(of_samples(memory, self.layout.stride, self.context.samples))
+        if self.settings.cosine is not None:
+            return scaled_cosine_error(told, target, hidden, self.settings.cosine)
         return masked_mse(told.flatten(1).unsqueeze(1), target.flatten(1).unsqueeze(1), hidden.flatten(1))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shared.encoders import Encoded, View
 from shared.losses import code_monotony, contrast_positions
-from shared.masks import Masks, MaskSettings, patches
+from shared.masks import Masks, MaskSettings
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 
 SOFTEST, HARDEST = 2.0, 0.5
@@ -65,13 +65,13 @@ class Wav2vec2(Task):
     def __init__(self, settings: Wav2vec2Settings, context: TaskContext) -> None:
         super().__init__(settings, context)
         self.masker = Masks(settings.mask, context.channels, context.positions)
-        self.settings, self.context = settings, context
+        self.settings, self.layout = settings, context.layout
         self.shape = (settings.groups, settings.codes)
         score = nn.Linear(settings.hidden, settings.groups * settings.codes)
         # As in the authors' code: codes that the noise decides on tell nothing of a patch, and would never begin to.
         nn.init.normal_(score.weight)
         self.choose = nn.Sequential(
-            nn.Linear(context.channel_count * context.stride, settings.hidden),
+            nn.Linear(context.layout.values, settings.hidden),
             nn.GELU(),
             nn.LayerNorm(settings.hidden),
             score,
@@ -84,14 +84,15 @@ class Wav2vec2(Task):
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], _Memory]:
         """The windows, masked."""
-        n, positions = len(batch.x), self.context.positions
+        n = len(batch.x)
         mask = self.masker.draw(n, generator)
-        exponential = torch.empty(n, positions, *self.shape, device=batch.x.device).exponential_(generator=generator)
-        return [View(batch.x, mask=mask)], _Memory(mask.any(dim=1), -exponential.log())
+        shape = (n, self.layout.tokens, *self.shape)
+        exponential = torch.empty(shape, device=batch.x.device).exponential_(generator=generator)
+        return [View(batch.x, mask=mask)], _Memory(self.layout.touched(mask), -exponential.log())
 
     def loss(self, encoded: list[Encoded], memory: Any, batch: Batch) -> Tensor:
         """Contrast (Baevski et al. 2020, equation 3) and diversity (equation 4)."""
-        logits = self.choose(patches(batch.standardised, self.context.stride)).unflatten(2, self.shape)
+        logits = self.choose(self.layout.patches(batch.standardised)).unflatten(2, self.shape)
         soft = ((logits + memory.noise) / self.softness).softmax(dim=3)
         codes = soft.argmax(dim=3)
         # Forward the code alone, backward the softmax (equation 1): the difference is 0.
