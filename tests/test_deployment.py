@@ -66,7 +66,7 @@ def test_the_labels_of_two_people_judge_an_encoder_of_clients_that_have_none(
 ) -> None:
     for file in federation.base.glob("client-*/data/person_*.npz"):
         assert set(np.load(file)) == {"x"}
-    train, test = load(DataSettings(name="synthetic", path=None, holdout=(4,)))
+    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(4,)))
     train = replace(train, y=np.where(np.isin(train.person, ("1", "3")), train.y, UNLABELLED))
     write_folder(tmp_path / "two", train, test)
     few = ["--seeds", "1", "--regimes", "1", "all", "--out", str(tmp_path)]
@@ -239,7 +239,9 @@ def docker_answers() -> bool:
 def test_the_containers_train_and_bring_the_run_home(tmp_path: Path) -> None:
     data, runs = tmp_path / "deployment", tmp_path / "runs"
     data.mkdir()
-    split_people(DataSettings(name="synthetic", path=None, holdout=()), data / "people")  # prepare keeps what is there
+    split_people(
+        DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()), data / "people"
+    )  # prepare keeps what is there
     remove_labels(data / "people")
     runs.mkdir()
     environment = os.environ | {

@@ -206,7 +206,7 @@ def test_each_client_holds_its_own_persons_windows(
         monkeypatch.setenv("FEDHAR_UCI_HAR", str(request.getfixturevalue("uci_har_zip")))
     config = configure(f"data.name={name}")
     if name == "folder":
-        split_people(DataSettings(name="watch", path=None, holdout=()), tmp_path / "people")
+        split_people(DataSettings(name="watch", sets=(), path=None, channels=(), holdout=()), tmp_path / "people")
         config = configure("data.name=folder", f"data.path={tmp_path / 'people'}")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     people = by_person(load(config.data)[0])

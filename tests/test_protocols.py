@@ -53,13 +53,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    return load(DataSettings(name="synthetic", path=None, holdout=()))
+    return load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
 
 
 @pytest.fixture(scope="module")
 def har(uci_har_zip: Path) -> Split:
     """Six training and two test people of UCI HAR, every second window."""
-    train, test = load(DataSettings(name="uci_har", path=uci_har_zip, holdout=()))
+    train, test = load(DataSettings(name="uci_har", sets=(), path=uci_har_zip, channels=(), holdout=()))
     return train.of(train.people[:6])[::2], test.of(test.people[:2])[::2]
 
 

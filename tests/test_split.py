@@ -16,7 +16,7 @@ from shared.errors import UserError
 
 
 def settings(name: str, path: Path | None = None, holdout: tuple[int, ...] = ()) -> DataSettings:
-    return DataSettings(name=name, path=path, holdout=holdout)
+    return DataSettings(name=name, sets=(), path=path, channels=(), holdout=holdout)
 
 
 @pytest.mark.parametrize(("name", "holdout"), [("watch", ()), ("synthetic", (2,))])
