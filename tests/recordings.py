@@ -207,13 +207,22 @@ BAD: dict[str, Make] = {
     "intervals that overlap": labelled("start,end,label,person", "0,5,walk,anna", "4,9,sit,anna"),
     "an interval that ends before it starts": labelled("start,end,label,person", "5,4,walk,anna"),
     "intervals without a label": labelled("start,end", "0,1"),
+    "two files of intervals that do not say whose": files(
+        {"a/a.csv": changed(), "a/labels.txt": "start,end,label\n0,5,walk", "b/labels.txt": "start,end,label\n5,9,sit"},
+        path=r"(?P<person>\w+)/\w+\.csv",
+        label_file="labels.txt",
+    ),
     "no file of intervals": one(changed(), label_file="labels.txt"),
     "a test person without a recording": one(changed(), test_people=["ben"]),
     "a path that fits nothing": one(changed(), path=r"subject_(?P<person>\d+)"),
     "a path that tells nobody": files({"anna.csv": changed(), "ben.csv": text(columns(recording(20)))}),
+    "a path that tells some people only": files(
+        {"p1.csv": changed(), "p.csv": changed()}, path=r"p(?P<person>\d*)\.csv"
+    ),
     "a group without a name": one(changed(), path=r"subject_(\d+)"),
     "an unknown field in the recipe": one(changed(), windows=128),
     "an unknown unit": one(changed(), sensors={"gyro": {"columns": "gyro_{}", "unit": "rpm"}}),
+    "a list of units": one(changed(), sensors={"gyro": {"columns": "gyro_{}", "unit": ["rad/s"]}}),
     "a column that is not there": one(changed(), label_column="activty"),
     "two axes in the recipe": one(changed(), sensors={"gyro": {"columns": ["gyro_x", "gyro_y"], "unit": "rad/s"}}),
     "a group without a meaning": one(changed(), path=r"(?P<subject>\w+)"),

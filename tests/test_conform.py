@@ -100,6 +100,11 @@ def test_a_place_may_be_unsaid_on_either_side() -> None:
         (spec(), spec(size=(32, 24), rate=None), ["windows with a time axis", "expected images"]),
         (spec(size=(8, 8), rate=None), spec(size=(8, 9), rate=None), ["8 x 8 pixels, expected 8 x 9 pixels"]),
         (
+            spec(("gyro_x",), ("rad/s",)),
+            spec(("wrist_gyro_x", "hip_gyro_x"), ("rad/s", "rad/s")),
+            ["one channel would stand for each of wrist_gyro_x, hip_gyro_x"],
+        ),
+        (
             spec(("wrist_gyro_x", "hip_gyro_x"), ("rad/s", "rad/s")),
             spec(("gyro_x",), ("rad/s",)),
             ["gyro_x may be any of wrist_gyro_x, hip_gyro_x", "data.channels"],
@@ -119,6 +124,8 @@ def test_the_common_channels_of_several_data_sets_keep_the_names_of_the_first() 
     assert common_spec([first, second]) == spec(("gyro_x", "total_acc_x"), ("rad/s", "g"))
     with pytest.raises(UserError, match=r"a channel in common, found gyro_x, total_acc_x, light; heart"):
         common_spec([first, spec(("heart",), ("1/min",))])
+    with pytest.raises(UserError, match=r"one channel would stand for each of a_gyro_x, b_gyro_x: .*data.channels"):
+        common_spec([spec(("a_gyro_x", "b_gyro_x"), ("rad/s", "rad/s")), first])
     assert pick(second, ["gyro_x"]) == spec(("gyro_x",), ("rad/s",), (64,), 25.0)
     with pytest.raises(UserError, match="missing channels: light; there are wrist_total_acc_x, wrist_gyro_x"):
         pick(second, ["light"])

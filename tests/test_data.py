@@ -278,6 +278,7 @@ def test_chosen_channels_are_those_of_every_way_to_read(tmp_path):
     ("settings", "message"),
     [
         (several("watch", "watch"), "data.sets names watch more than once"),
+        (several(name="watch", channels=("gyro_x", "gyro_x")), "data.channels names gyro_x more than once"),
         (several("watch", "synthetic", path=Path("here")), "data.path is where one data set is.*watch, synthetic"),
         (several("watch", "synthtic"), r"unknown data set 'synthtic' \(did you mean 'synthetic'"),
         (several("synthetic", "watch", holdout=("1",)), r"unknown people \['1'\]; there are \['synthetic/1'"),

@@ -91,8 +91,9 @@ def _load(settings: DataSettings) -> tuple[Windows, Windows]:
 
 def _all_of(settings: DataSettings) -> tuple[Windows, Windows]:
     names = settings.names
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise UserError(f"data.sets names {', '.join(twice)} more than once")
+    for knob, values in (("sets", names), ("channels", settings.channels)):
+        if twice := sorted(name for name, count in Counter(values).items() if count > 1):
+            raise UserError(f"data.{knob} names {', '.join(twice)} more than once")
     if len(names) == 1:
         train, test = choose("data set", DATASETS, names[0])(settings.path)
         return with_channels(train, settings.channels), with_channels(test, settings.channels)

@@ -70,13 +70,16 @@ def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
     """Return the first spec with those of its channels that every other spec has too, found as ``conform`` finds them.
 
     Raises:
-        UserError: No channel is in all of them.
+        UserError: No channel is in all of them, or one of them would stand for several.
     """
     first, *others = specs
     channels = [name for name in first.channels if all(_find(name, other.channels) for other in others)]
     if not channels:
         heard = "; ".join(", ".join(spec.channels) for spec in specs)
         raise UserError(f"data sets that are used together need a channel in common, found {heard}")
+    for other in others:
+        if complaints := _locate(channels, other.channels)[1]:
+            raise UserError(f"{'; '.join(complaints)}: name the channels of one place by data.channels")
     return pick(first, channels)
 
 
@@ -122,6 +125,9 @@ def _locate(wanted: Sequence[str], channels: Sequence[str]) -> tuple[list[int], 
         for name, names in found.items()
         if len(names) > 1
     ]
+    if not complaints:
+        shared = [name for name, (one,) in found.items() if sum([one] == names for names in found.values()) > 1]
+        complaints = [f"one channel would stand for each of {', '.join(shared)}"] if shared else []
     return [channels.index(names[0]) for names in found.values() if names], complaints
 
 

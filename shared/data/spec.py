@@ -35,9 +35,9 @@ class InputSpec(Settings):
     """What one example is; x of N examples has the shape (N, ``*shape``).
 
     Args:
-        channels: C names, all different; ``[place_]total_acc_x``, ``[place_]body_acc_x`` and ``[place_]gyro_x`` (and
-            y, z) are known as three-axis sensors, any other name is a channel of its own.
-        units: C units, "g" for acceleration and "rad/s" for gyroscopes.
+        channels: C names, all different; ``[place_]total_acc_x``, ``[place_]body_acc_x``, ``[place_]gyro_x`` and
+            ``[place_]mag_x`` (and y, z) are known as three-axis sensors, any other name is a channel of its own.
+        units: C units, "g" for acceleration, "rad/s" for gyroscopes and "uT" for magnetometers.
         size: (T,) samples of a window, or (H, W) pixels of an image.
         rate: Samples per second (Hz) of a window; None of an image.
     """

@@ -67,7 +67,8 @@ class Intervals:
         """Read tables of intervals.
 
         Raises:
-            UserError: A column is missing, an interval ends before it starts, or two of a person overlap.
+            UserError: A column is missing, several files do not say whose they are, an interval ends before it starts,
+                or two of a person overlap.
         """
         intervals = cls(", ".join(table.place for table in tables))
         for table in tables:
@@ -78,6 +79,11 @@ class Intervals:
                 )
             unit = ISO if is_iso(table.texts(names["start"])[:5]) else "s"
             starts, ends = (table.times(names[name], unit) for name in COLUMNS[:2])
+            if "person" not in names and len(tables) > 1:
+                raise UserError(
+                    f"{table.place}: expected a column person, because there are {len(tables)} files of intervals, "
+                    f"found {', '.join(names)}: it tells whose they are"
+                )
             people = table.texts(names["person"]) if "person" in names else [""] * len(table)
             rows = zip(starts.tolist(), ends.tolist(), table.texts(names["label"]), people, strict=True)
             for number, (start, end, label, person) in enumerate(rows):

@@ -28,7 +28,7 @@ _KIND = re.compile(rf"(?:\w+_)?({'|'.join(SENSORS)})")
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
 """Text; YAML reads a bare 7 as a number."""
-Unit = Annotated[str, BeforeValidator(lambda value: _SPELLINGS.get(value, value))]
+Unit = Annotated[str, BeforeValidator(lambda value: _SPELLINGS.get(value, value) if isinstance(value, str) else value)]
 Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
 
 

@@ -66,7 +66,8 @@ def group(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Parts], list[
         The recordings' files, the label files, and the files that the recipe leaves out.
 
     Raises:
-        UserError: No file is left, or a file's path tells another label than the other files of its recording.
+        UserError: No file is left, a path does not tell the person that it should, or a file's path tells another label
+            than the other files of its recording.
     """
     found: dict[tuple[str, str | None], Parts] = {}
     labels, others = [], []
@@ -81,6 +82,8 @@ def group(sources: Sequence[Source], recipe: Recipe) -> tuple[list[Parts], list[
             told = match.groupdict()
             usual = str(PurePosixPath(source.path).parent) if recipe.several_files else source.path
             person, label = told.get("person"), told.get("label")
+            if "person" in told and not person:
+                raise UserError(f"{source.place}: expected a person in its path, as path says, found none")
             name = told.get("recording") or usual
             parts = found.setdefault((name, person), Parts(source.place, person, label, []))
             if parts.label != label:
@@ -156,7 +159,8 @@ class Reader:
             own = {pattern: rows.of(person) for pattern, rows in files.items()}
             name = parts.name if len(people) == 1 else f"{parts.name}, person {person}"
             streams = [stream for pattern, rows in own.items() for stream in _streams(rows, name, pattern)]
-            yield Recording(name, _id(person, name), streams, self._track(parts, person, list(own.values())))
+            owner = _id(person, name)
+            yield Recording(name, owner, streams, self._track(parts, owner, list(own.values())))
 
     def _track(self, parts: Parts, person: str, files: Sequence["_Rows"]) -> Track:
         if parts.label is not None:
