@@ -56,7 +56,7 @@ def encoded_of(task: Task, views: list[View], windows: Windows, seed: int = 1) -
     made = []
     context = build(configure("encoder.name=transformer"), windows).encoder
     for number, view in enumerate(views):
-        places = context.positions if view.keep is None else view.keep.shape[1]
+        places = context.layout.tokens if view.keep is None else view.keep.shape[1]
         of = [randn(len(view.x), places, context.width, seed=10 * seed + number + b).float() for b in range(2)]
         pooled = randn(len(view.x), context.dim, seed=seed + number).float()
         leaves = [leaf.requires_grad_() for leaf in (pooled, *of)]

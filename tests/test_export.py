@@ -357,7 +357,7 @@ def test_bad_input_is_one_readable_error_and_writes_nothing(arguments: list[str]
 
 def test_an_lstm_has_no_8_bit_format(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", encoder="{name: conv_lstm, width: 4}")
-    with pytest.raises(UserError, match="int8 is for the encoders fcn, resnet1d, transformer, found conv_lstm"):
+    with pytest.raises(UserError, match=r"int8 is for the encoders fcn, .*, sensors, found conv_lstm"):
         main([str(run)])
     assert not (run / "encoder.onnx").exists()
 

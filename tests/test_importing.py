@@ -444,7 +444,7 @@ sensors:
   torso_total_acc: {columns: [1, 2, 3], unit: m/s^2}
   torso_gyro: {columns: [4, 5, 6], unit: rad/s}
   right_leg_total_acc: {columns: [28, 29, 30], unit: m/s^2}
-  torso_mag: {columns: [7, 8, 9], unit: normalised}
+  torso_field: {columns: [7, 8, 9], unit: normalised}
 labels: {"01": sitting, "02": standing, "09": walking, "12": running}
 target_rate: 25
 """,

@@ -50,7 +50,7 @@ def recordings(*channels: str, samples: int = 64, n: int = 6) -> Windows:
     x = torch.randn(n, len(names), samples, generator=generator(n)).numpy()
     spec = InputSpec(channels=names, units=("g",) * len(names), size=(samples,), rate=50.0)
     meta = replace(synthetic_windows().meta, spec=spec)
-    return Windows(x, np.zeros(n, dtype=np.int64), np.ones(n, dtype=np.int64), meta)
+    return Windows(x, np.zeros(n, dtype=np.int64), np.array(["1"] * n), meta)
 
 
 def views_of(task: Task, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:

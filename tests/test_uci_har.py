@@ -430,7 +430,7 @@ def test_a_file_that_cannot_be_read(files, tmp_path, cache):
     folder = LAYOUTS["folder"](tmp_path, files)
     (folder / "train" / "y_train.txt").unlink()
     (folder / "train" / "y_train.txt").mkdir()
-    assert f"cannot read {folder / 'train' / 'y_train.txt'}: Is a directory" in refused(folder, cache)
+    assert f"{folder}: cannot read 'train/y_train.txt': Is a directory" in refused(folder, cache)
 
 
 # --- tables of text ----------------------------------------------------------------------------------------
