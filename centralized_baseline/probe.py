@@ -20,6 +20,7 @@ from shared.config import Config, add_method_option, differences, load_config
 from shared.cpu import keep_memory
 from shared.data import load
 from shared.data.windows import Windows
+from shared.encoders import Encoder
 from shared.errors import UserError, nearest, run_command
 from shared.evaluate import (
     BASELINES,
@@ -202,15 +203,20 @@ def _represent(candidate: Candidate, split: Split) -> tuple[Representation, Spli
     """Return the candidate's embeddings-to-be of the windows, and the windows as its encoder takes them."""
     if not candidate.runs:
         return BASELINES[candidate.name](candidate.config.encoder, *split), split
-    card = read_card(candidate.runs[0])  # those of the others are the same
+    card = read_card(candidate.runs[0])  # those of the others take the same windows
     train, test = card.fit(split[0]), card.fit(split[1])
-    encoders = [load_encoder(run, train.meta.spec)[0] for run in candidate.runs]
-    if card.norm_statistics == "missing":
-        for encoder in encoders:
-            estimate_norm_statistics(encoder, train.x)
+    encoders = [_load(run, train) for run in candidate.runs]
     if candidate.series:
         return encoded_by_seed(encoders.__getitem__, train, test), (train, test)
     return encoded(encoders[0], train, test), (train, test)
+
+
+def _load(run: Path, train: Windows) -> Encoder:
+    """Return a run's encoder, ready for windows like these."""
+    encoder, card = load_encoder(run, train.meta.spec)
+    if card.norm_statistics == "missing":
+        estimate_norm_statistics(encoder, train.x)
+    return encoder
 
 
 def _tell_left_out(

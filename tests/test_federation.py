@@ -202,8 +202,8 @@ def test_each_client_holds_its_own_persons_windows(
     name: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sums that a client tells are those of one person's windows, to the last bit."""
-    if name == "uci_har":
-        monkeypatch.setenv("FEDHAR_UCI_HAR", str(request.getfixturevalue("uci_har_zip")))
+    if name in ("uci_har", "motionsense", "dsads"):
+        monkeypatch.setenv(f"FEDHAR_{name.upper()}", str(request.getfixturevalue(f"{name}_zip")))
     config = configure(f"data.name={name}")
     if name == "folder":
         split_people(DataSettings(name="watch", sets=(), path=None, channels=(), holdout=()), tmp_path / "people")
