@@ -24,6 +24,7 @@ from shared.steps import STEPS, StepSettings
 from shared.tasks import TASKS, TaskSettings
 from shared.teacher import TeacherSettings
 from shared.weighting import WEIGHTINGS, WeightingSettings
+from shared.yaml_file import read_mapping
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "default.yaml"
 
@@ -193,13 +194,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), method: str | N
         UserError: A file that cannot be read, an unknown key (the nearest one is named), a name that is not in
             its registry (all are listed), or a value of the wrong type or range.
     """
-    values = _read(DEFAULTS)
-    _lay_over(values, _read(Path(path)), str(path))
+    values = read_mapping(DEFAULTS, "configuration")
+    _lay_over(values, read_mapping(Path(path), "configuration"), str(path))
     if method is not None:
         file = choose("method", METHODS, method)
         for block in values["tasks"].values():
             block["enabled"] = False
-        _lay_over(values, _read(file), str(file))
+        _lay_over(values, read_mapping(file, "configuration"), str(file))
     for text in overrides:
         _lay_over(values, _parse_override(text), text)
     if method is not None:
@@ -225,19 +226,6 @@ def differences(first: Config, second: Config, way: Way | None = None) -> list[s
     """
     old, new = (_flatten(config.identity(way) if way else config.to_dict()) for config in (first, second))
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in old | new if old.get(key) != new.get(key)]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        # Every message to a client reads the configuration: the loader in C is ten times as fast.
-        values = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold keys and values, found {type(values).__name__}")
-    return values
 
 
 def _parse_override(text: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,13 @@ def cases() -> Path:
     if not path.is_dir():
         pytest.skip("the collected bad inputs are not at hand: set FEDHAR_CASES to their folder")
     return path
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def unprivileged() -> list[str]:

@@ -3,11 +3,13 @@
 from functools import cache
 
 import torch
+from torch import nn
 
 from shared.config import DEFAULTS, Config, load_config
 from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
+from shared.layers import Attention
 from shared.model import Model, build_model, prepare
 from shared.seeding import make_generator
 from shared.steps import Losses
@@ -55,3 +57,17 @@ def draw(config: Config, windows: Windows, model: Model, seed: int) -> Draw:
 def losses(config: Config, windows: Windows, model: Model, seed: int = 1) -> Losses:
     """The losses of all windows as one batch."""
     return model.losses([draw(config, windows, model, seed)], torch.float32)
+
+
+def attention_of_torch(layer: Attention) -> nn.MultiheadAttention:
+    """Torch's own attention, of width 16 and 4 heads, with a layer's weights."""
+    reference = nn.MultiheadAttention(16, 4, batch_first=True)
+    reference.load_state_dict(
+        {
+            "in_proj_weight": layer.projections.weight,
+            "in_proj_bias": layer.projections.bias,
+            "out_proj.weight": layer.output.weight,
+            "out_proj.bias": layer.output.bias,
+        }
+    )
+    return reference

@@ -17,6 +17,7 @@ from shared.encoders import ANY_SENSORS, ENCODERS, Encoder, EncoderSettings, bui
 from shared.errors import UserError
 from shared.layers import BatchNorm
 from shared.plausible import SENSORS
+from tests.pretext import attention_of_torch
 
 pytestmark = pytest.mark.numerics
 
@@ -249,15 +250,7 @@ def test_state_holds_weights_but_no_channel_statistics(settings: EncoderSettings
 def test_attention_is_that_of_torch() -> None:
     layer = build(of("transformer")).backbone[1]
     layer.norm_attention, layer.norm_forward = nn.Identity(), nn.Identity()
-    reference = nn.MultiheadAttention(16, 4, batch_first=True)
-    reference.load_state_dict(
-        {
-            "in_proj_weight": layer.projections.weight,
-            "in_proj_bias": layer.projections.bias,
-            "out_proj.weight": layer.output.weight,
-            "out_proj.bias": layer.output.bias,
-        }
-    )
+    reference = attention_of_torch(layer)
     tokens = windows(3, channels=5, samples=16)
     attended = tokens + reference(tokens, tokens, tokens, need_weights=False)[0]
     expected = attended + layer.forward_layers(attended)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from centralized_baseline.probe import main as probe
 from client.app import app as client_app
@@ -39,7 +39,7 @@ from shared.plausible import SENSORS
 from shared.seeding import make_generator
 from simulation.__main__ import simulate
 from simulation.inprocess import InProcessGrid
-from tests.pretext import build, only
+from tests.pretext import attention_of_torch, build, only
 
 pytestmark = pytest.mark.numerics
 
@@ -162,15 +162,7 @@ def test_nothing_of_a_hidden_sensor_reaches_the_rest(training: bool) -> None:
 
 def test_attention_leaves_out_who_is_absent_as_torch_does() -> None:
     layer = Attention(16, "batch")
-    reference = nn.MultiheadAttention(16, 4, batch_first=True)
-    reference.load_state_dict(
-        {
-            "in_proj_weight": layer.projections.weight,
-            "in_proj_bias": layer.projections.bias,
-            "out_proj.weight": layer.output.weight,
-            "out_proj.bias": layer.output.bias,
-        }
-    )
+    reference = attention_of_torch(layer)
     tokens = torch.randn(5, 4, 16, generator=make_generator(0))
     absent = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]]).bool()
     expected = reference(tokens, tokens, tokens, key_padding_mask=absent, need_weights=False)[0]

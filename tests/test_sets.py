@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_files
+from recordings import zipped
 
 from shared.data import SOURCES, dsads, motionsense
 from shared.errors import UserError
@@ -39,20 +41,6 @@ def phones(motionsense_zip: Path) -> Files:
 def units(dsads_zip: Path) -> Files:
     """Two people's segments of two activities."""
     return some_files(dsads_zip, lambda name: name.startswith(("data/a01/p1/", "data/a09/p1/", "data/a09/p8/")))
-
-
-def write(folder: Path, files: Files) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def zipped(path: Path, files: Files) -> Path:
-    with zipfile.ZipFile(path, "w") as target:
-        for name, content in files.items():
-            target.writestr(name, content)
-    return path
 
 
 def test_all_of_motionsense(motionsense_zip: Path) -> None:
@@ -92,7 +80,7 @@ def test_all_of_dsads(dsads_zip: Path) -> None:
 
 
 def test_numbers_are_those_of_the_files(phones: Files, units: Files, tmp_path: Path) -> None:
-    train, test = motionsense.load(write(tmp_path / "phones", phones))
+    train, test = motionsense.load(write_files(tmp_path / "phones", phones))
     name = next(name for name in phones if name.endswith("jog_9/sub_1.csv"))
     table = np.loadtxt(io.BytesIO(phones[name]), delimiter=",", skiprows=1)
     jogging = train.x[train.y == list(motionsense.ACTIVITIES).index("jog")]
@@ -101,7 +89,9 @@ def test_numbers_are_those_of_the_files(phones: Files, units: Files, tmp_path: P
     np.testing.assert_allclose(jogging[1], expected, rtol=1e-5, atol=1e-6)
     assert (train.people, test.people) == (["1"], ["17"])
 
-    train, test = dsads.load(zipped(tmp_path / "units.zip", units))
+    archive = tmp_path / "units.zip"
+    archive.write_bytes(zipped(units))
+    train, test = dsads.load(archive)
     tables = [np.loadtxt(io.BytesIO(units[f"data/a09/p1/s{n:02d}.txt"]), delimiter=",") for n in range(1, 9)]
     walking = train.x[train.y == dsads.ACTIVITIES.index("walking")]
     expected = np.concatenate(tables)[96:160].T  # the fourth window, over the end of the first segment
@@ -113,15 +103,15 @@ def test_numbers_are_those_of_the_files(phones: Files, units: Files, tmp_path: P
 
 def test_a_missing_segment_is_not_bridged(units: Files, tmp_path: Path) -> None:
     files = {name: content for name, content in units.items() if name != "data/a09/p1/s04.txt"}
-    train, _ = dsads.load(write(tmp_path, files))
+    train, _ = dsads.load(write_files(tmp_path, files))
     walking = (train.y == dsads.ACTIVITIES.index("walking")).sum()
     assert walking == (3 * 125) // 32 - 1 + (4 * 125) // 32 - 1
 
 
 def test_a_copy_of_a_recording_counts_once(phones: Files, tmp_path: Path) -> None:
     name = next(name for name in phones if name.endswith("wlk_7/sub_1.csv"))
-    once = motionsense.load(write(tmp_path / "once", phones))
-    twice = motionsense.load(write(tmp_path / "twice", phones | {name.replace("wlk_7", "wlk_9"): phones[name]}))
+    once = motionsense.load(write_files(tmp_path / "once", phones))
+    twice = motionsense.load(write_files(tmp_path / "twice", phones | {name.replace("wlk_7", "wlk_9"): phones[name]}))
     assert [len(part) for part in once] == [len(part) for part in twice]
 
 
@@ -142,7 +132,7 @@ def test_what_is_wrong_with_a_phone_s_recording_is_named(how: str, phones: Files
     name = next(name for name in phones if name.endswith("wlk_7/sub_17.csv"))
     content, words = damaged(phones[name])[how]
     with pytest.raises(UserError) as error:
-        motionsense.load(write(tmp_path, phones | {name: content}))
+        motionsense.load(write_files(tmp_path, phones | {name: content}))
     for word in ["wlk_7/sub_17.csv", *words]:
         assert word in str(error.value)
 
@@ -157,13 +147,13 @@ def test_what_is_wrong_with_a_phone_s_recording_is_named(how: str, phones: Files
 )
 def test_what_is_wrong_with_a_segment_is_named(content: bytes, words: str, units: Files, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as error:
-        dsads.load(write(tmp_path, units | {"data/a01/p1/s05.txt": content}))
+        dsads.load(write_files(tmp_path, units | {"data/a01/p1/s05.txt": content}))
     assert "data/a01/p1/s05.txt" in str(error.value)
 
 
 @pytest.mark.parametrize("module", [motionsense, dsads])
 def test_nothing_that_is_known(module, tmp_path: Path) -> None:
-    write(tmp_path, {"notes.txt": b"hello"})
+    write_files(tmp_path, {"notes.txt": b"hello"})
     with pytest.raises(UserError, match=r"expected (recordings|segments) like .*, found notes.txt"):
         module.load(tmp_path)
     with pytest.raises(UserError, match="no such file or folder"):
@@ -177,10 +167,10 @@ def test_nothing_that_is_known(module, tmp_path: Path) -> None:
 def test_an_activity_that_is_not_known(units: Files, tmp_path: Path) -> None:
     segment = units["data/a01/p1/s01.txt"]
     with pytest.raises(UserError, match="activities a01 to a19, found a20"):
-        dsads.load(write(tmp_path, units | {"data/a20/p1/s01.txt": segment}))
+        dsads.load(write_files(tmp_path, units | {"data/a20/p1/s01.txt": segment}))
 
 
 def test_a_variable_names_where_the_data_are(phones: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FEDHAR_MOTIONSENSE", str(write(tmp_path / "phones", phones)))
+    monkeypatch.setenv("FEDHAR_MOTIONSENSE", str(write_files(tmp_path / "phones", phones)))
     train, _ = motionsense.load(None)
     assert len(train)

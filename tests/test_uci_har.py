@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_files
 
 from shared.data import uci_har
 from shared.data.cache import fetch
@@ -61,13 +62,6 @@ def write_zip(path: Path, files: Files, root: str = ROOT_NAME) -> Path:
         for name, content in files.items():
             target.writestr(root + name, content)
     return path
-
-
-def write_files(folder: Path, files: Files) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def write_outer_zip(path: Path, files: Files) -> Path:

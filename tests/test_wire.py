@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -265,23 +265,6 @@ def test_a_reply_of_any_records_costs_its_own_reply(answers: Answers, log: Lines
         try_one()
 
 
-def test_an_introduction_of_any_records_leaves_the_honest_ones(answers: Answers, log: Lines) -> None:
-    config = configure()
-
-    @settings(max_examples=150)
-    @given(records(introduction_of(0)) | ERRORS)
-    def try_one(content: RecordDict | Error) -> None:
-        answers.hostile, manifest = content, Manifest()
-        log.lines.clear()
-        federation = Introductions(answers.grid, config.federation, manifest, any_sensors=False).wait_for_members()
-        assert {1, 2} <= {member.partition for member in federation.members} or federation.members[0].partition == 0
-        assert federation.meta.spec.channels == ("x", "y", "z")
-        assert np.isfinite([*federation.statistics.mean, *federation.statistics.std]).all()
-        check_log_and_manifest(log, manifest, 11)
-
-    try_one()
-
-
 def worn(partition: int) -> Introduced:
     """People with an accelerometer each, at places of their own."""
     return introduction_of(
@@ -289,19 +272,23 @@ def worn(partition: int) -> Introduced:
     )
 
 
-def test_where_sensors_may_differ_an_introduction_of_any_records_leaves_the_honest_ones(
-    answers: Answers, log: Lines
+@pytest.mark.parametrize(("introduced", "any_sensors"), [(introduction_of, False), (worn, True)])
+def test_an_introduction_of_any_records_leaves_the_honest_ones(
+    introduced: Callable[[int], Introduced], any_sensors: bool, answers: Answers, log: Lines
 ) -> None:
-    config, answers.introduction_of = configure(), worn
+    config, answers.introduction_of = configure(), introduced
+    honest = {"x"} if not any_sensors else {"wrist_total_acc_x", "left_pocket_total_acc_x"}
 
     @settings(max_examples=150)
-    @given(records(worn(0)) | ERRORS)
+    @given(records(introduced(0)) | ERRORS)
     def try_one(content: RecordDict | Error) -> None:
         answers.hostile, manifest = content, Manifest()
         log.lines.clear()
-        federation = Introductions(answers.grid, config.federation, manifest, any_sensors=True).wait_for_members()
+        introductions = Introductions(answers.grid, config.federation, manifest, any_sensors=any_sensors)
+        federation = introductions.wait_for_members()
         assert {1, 2} <= {member.partition for member in federation.members} or federation.members[0].partition == 0
-        assert {"wrist_total_acc_x", "left_pocket_total_acc_x"} & set(federation.meta.spec.channels)
+        assert honest & set(federation.meta.spec.channels)
+        assert any_sensors or federation.meta.spec.channels == ("x", "y", "z")
         assert np.isfinite([*federation.statistics.mean, *federation.statistics.std]).all()
         check_log_and_manifest(log, manifest, 11)
 

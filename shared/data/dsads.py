@@ -18,7 +18,7 @@ from shared.data.cache import parsed
 from shared.data.source import Source
 from shared.data.spec import InputSpec
 from shared.data.text import parse_table, refuse
-from shared.data.windows import Meta, Windows, cut_recordings
+from shared.data.windows import Meta, Windows, as_arrays, cut_and_split
 from shared.plausible import ACCELERATION
 
 SOURCE = Source(
@@ -77,10 +77,7 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
         UserError: No segments, or one that is damaged or of another size.
     """
     arrays = parsed(SOURCE.name, CACHE_FORMAT, open_files(SOURCE.find(path)), _parse)
-    signals = np.split(arrays["signals"], arrays["lengths"].cumsum()[:-1])
-    windows = cut_recordings(signals, arrays["y"], arrays["person"], Meta(SOURCE.name, SPEC, ACTIVITIES))
-    test = np.isin(windows.person, TEST_PEOPLE)
-    return windows[~test], windows[test]
+    return cut_and_split(arrays, Meta(SOURCE.name, SPEC, ACTIVITIES), TEST_PEOPLE)
 
 
 def _parse(archive: Archive) -> dict[str, NDArray[Any]]:
@@ -102,12 +99,7 @@ def _parse(archive: Archive) -> dict[str, NDArray[Any]]:
         signals.append((np.concatenate(segments) * factors).astype(np.float32))
         y.append(activity - 1)
         people.append(str(person))
-    return {
-        "signals": np.concatenate(signals),
-        "lengths": np.array([len(signal) for signal in signals]),
-        "y": np.array(y),
-        "person": np.array(people),
-    }
+    return as_arrays(signals, y, people)
 
 
 def _read(archive: Archive, member: str) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from shared.data.cache import parsed
 from shared.data.source import Source
 from shared.data.spec import InputSpec
 from shared.data.text import parse_table, refuse
-from shared.data.windows import Meta, Windows, cut_recordings
+from shared.data.windows import Meta, Windows, as_arrays, cut_and_split
 
 SOURCE = Source(
     name="motionsense",
@@ -65,11 +65,7 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
         UserError: No recordings, or one that is damaged or has other columns.
     """
     arrays = parsed(SOURCE.name, CACHE_FORMAT, open_files(SOURCE.find(path)), _parse)
-    signals = np.split(arrays["signals"], arrays["lengths"].cumsum()[:-1])
-    meta = Meta(SOURCE.name, SPEC, tuple(ACTIVITIES.values()))
-    windows = cut_recordings(signals, arrays["y"], arrays["person"], meta)
-    test = np.isin(windows.person, TEST_PEOPLE)
-    return windows[~test], windows[test]
+    return cut_and_split(arrays, Meta(SOURCE.name, SPEC, tuple(ACTIVITIES.values())), TEST_PEOPLE)
 
 
 def _parse(archive: Archive) -> dict[str, NDArray[Any]]:
@@ -86,12 +82,7 @@ def _parse(archive: Archive) -> dict[str, NDArray[Any]]:
             people.append(match["person"])
     if not signals:
         raise refuse(archive.place, "recordings like wlk_7/sub_1.csv", ", ".join(archive.members()[:5]) or "nothing")
-    return {
-        "signals": np.concatenate(signals),
-        "lengths": np.array([len(signal) for signal in signals]),
-        "y": np.array(y),
-        "person": np.array(people),
-    }
+    return as_arrays(signals, y, people)
 
 
 def _read(content: bytes, place: str) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """The one container for sensor windows: signals, labels, people and features travel together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,6 +149,28 @@ def cut_recordings(
         person=np.repeat(person, counts),
         meta=meta,
     )
+
+
+def as_arrays(
+    recordings: Sequence[NDArray[np.float32]], y: Sequence[int], person: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Return recordings (time, C), their labels and people as arrays that a cache can keep."""
+    return {
+        "signals": np.concatenate(recordings),
+        "lengths": np.array([len(signal) for signal in recordings]),
+        "y": np.array(y),
+        "person": np.array(person),
+    }
+
+
+def cut_and_split(
+    arrays: Mapping[str, NDArray[Any]], meta: Meta, test_people: Sequence[str]
+) -> tuple[Windows, Windows]:
+    """Cut what ``as_arrays`` returned into windows of the training and of the test people."""
+    recordings = np.split(arrays["signals"], arrays["lengths"].cumsum()[:-1])
+    windows = cut_recordings(recordings, arrays["y"], arrays["person"], meta)
+    test = np.isin(windows.person, test_people)
+    return windows[~test], windows[test]
 
 
 def expected_labels(classes: tuple[str, ...]) -> str:

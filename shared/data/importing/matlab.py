@@ -31,7 +31,7 @@ def main() -> None:
         values = loadmat(io.BytesIO(sys.stdin.buffer.read()), simplify_cells=True)
         arrays = flat({name: value for name, value in values.items() if not name.startswith("__")})
         np.savez(sys.stdout.buffer, allow_pickle=False, **arrays)
-    except NotImplementedError:
+    except NotImplementedError:  # what SciPy raises for the later format, which is HDF5
         sys.exit("it is of version 7.3: save it with -v7")
     except Exception as error:  # on odd bytes SciPy raises whatever its parsers do
         sys.exit((str(error).splitlines() or [type(error).__name__])[0])

@@ -13,6 +13,7 @@ from shared.data.spec import Name
 from shared.errors import UserError, nearest
 from shared.plausible import SENSORS
 from shared.settings import Settings
+from shared.yaml_file import read_mapping
 
 GROUPS = ("person", "label", "recording")
 """Named groups that ``path`` may have."""
@@ -193,15 +194,7 @@ def read_recipe(path: Path) -> Recipe:
         UserError: The file cannot be read, or is no recipe; every field that is wrong is named.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected the fields of a recipe, found {values!r:.60}")
-    try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(read_mapping(path, "recipe"))
     except ValidationError as error:
         raise UserError(f"{path}: {'; '.join(map(_complain, error.errors()))}") from None
 
