@@ -524,6 +524,17 @@ def test_info_counts_the_windows_of_people_and_classes():
     assert "rad/s" in result.stdout
 
 
+def test_info_lists_many_classes_below_each_other_and_says_how_to_cite(dsads_zip):
+    result = run_module("info", "dsads", "--path", str(dsads_zip))
+    assert result.returncode == 0, result.stderr
+    train, test = load(settings_of("dsads", dsads_zip))
+    lines = [line.split() for line in result.stdout.splitlines()]
+    for label, name in enumerate(train.meta.classes):
+        assert [name, *(str(int((part.y == label).sum())) for part in (train, test))] in lines
+    assert ["train", "3", str(len(train.of(["3"]))), "0"] in lines
+    assert "Altun" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

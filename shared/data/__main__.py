@@ -7,6 +7,7 @@
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ from shared.data.statistics import ChannelStatistics
 from shared.data.uci_har import SOURCE as UCI_HAR
 from shared.data.windows import UNLABELLED, Windows
 from shared.errors import run_command
+
+_SIDE_BY_SIDE = 8
+"""Classes that have room beside each other."""
 
 _LISTED = 50
 """People whose ids are listed one by one."""
@@ -75,7 +79,10 @@ def info(settings: DataSettings, console: Console) -> None:
         f"{len(meta.spec.channels)} channels of {time.samples} samples at {time.rate:g} Hz ({time.seconds:g} s)"
         f"{shipped}"
     )
-    console.print(_people_table(train, test))
+    wide = len(meta.classes) > _SIDE_BY_SIDE
+    console.print(_people_table(train, test, () if wide else meta.classes))
+    if wide:
+        console.print(_class_table(train, test))
     console.print(_channel_table(train, test))
     if (source := SOURCES.get(meta.name)) is not None:
         console.print(f"cite: {source.citation}", f"terms: {source.terms}", sep="\n", soft_wrap=True, highlight=False)
@@ -85,18 +92,35 @@ def info(settings: DataSettings, console: Console) -> None:
     )
 
 
-def _people_table(train: Windows, test: Windows) -> Table:
-    """Count the windows of each person (rows) and class (columns), and those that have a label and that have none."""
+def _people_table(train: Windows, test: Windows, classes: Sequence[str]) -> Table:
+    """Count the windows of each person (rows) and class (columns), and those that have a label and that have none.
+
+    Args:
+        train: Windows of the training people.
+        test: Windows of the test people.
+        classes: Those that get a column: all or none.
+    """
     table = Table("part", "person", title="windows", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in train.meta.classes:
+    for name in classes:
         table.add_column(name.replace("_", " "), justify="right")  # long names wrap at spaces
     for name in ("labelled", "not labelled"):
         table.add_column(name, justify="right")
     for part, windows in (("train", train), ("test", test)):
         for own in each_person(windows):
             counts = np.bincount(own.y - UNLABELLED, minlength=len(train.meta.classes) + 1).tolist()
-            table.add_row(part, escape(own.people[0]), *map(str, (*counts[1:], sum(counts[1:]), counts[0])))
+            shown = counts[1:] if classes else []
+            table.add_row(part, escape(own.people[0]), *map(str, (*shown, sum(counts[1:]), counts[0])))
         table.add_section()
+    return table
+
+
+def _class_table(train: Windows, test: Windows) -> Table:
+    """Count the windows of each class (rows) in both parts, where classes are too many to stand side by side."""
+    table = Table("class", title="labelled windows", box=SIMPLE)
+    for part in ("train", "test"):
+        table.add_column(part, justify="right")
+    for label, name in enumerate(train.meta.classes):
+        table.add_row(escape(name), *(str(int((part.y == label).sum())) for part in (train, test)))
     return table
 
 
