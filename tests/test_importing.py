@@ -21,6 +21,7 @@ from scipy.interpolate import CubicSpline
 
 from shared.data.__main__ import main
 from shared.data.folder import load
+from shared.data.importing import sources
 from shared.data.importing.build import Imported, build
 from shared.data.importing.command import RECIPE, guess
 from shared.data.importing.quality import notes
@@ -561,3 +562,13 @@ def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="out exists already and is not overwritten"):
         main(["import", str(data), "--out", str(tmp_path / "out")])
     assert [path.name for path in (tmp_path / "out").iterdir()] == [note.name]
+
+
+def test_a_zip_may_unpack_to_more_than_one_file_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {f"person_{number}.csv": text(columns(recording(number))) for number in range(3)}
+    write(tmp_path / "all.zip", zipped(contents))
+    monkeypatch.setattr(sources, "LARGEST_FILE", max(map(len, contents.values())))
+    assert len(find_sources([tmp_path / "all.zip"])) == 3
+    monkeypatch.setattr(sources, "LARGEST_FILE", min(map(len, contents.values())) - 1)
+    with pytest.raises(UserError, match=r"all\.zip: person_\d\.csv, unpacked, has .* GB"):
+        find_sources([tmp_path / "all.zip"])

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shared.data.importing import matlab
-from shared.data.importing.sources import Source, check_members
+from shared.data.importing.sources import Source, check_members, check_size
 from shared.data.importing.table import Table
 from shared.data.importing.text_table import read_text
 from shared.errors import UserError
@@ -73,6 +73,7 @@ def _npz(content: bytes, place: str) -> pl.DataFrame:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as members:
             check_members(members.infolist(), place)
+            check_size(sum(member.file_size for member in members.infolist()), f"{place}, unpacked,")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = dict(file)
     except UserError:

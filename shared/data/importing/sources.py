@@ -17,7 +17,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".parquet", ".npy", ".npz", ".mat")
 ZIP = ".zip"
 
 LARGEST_FILE = 500_000_000
-"""Bytes of a file, and of all files of a zip together once they are unpacked."""
+"""Bytes of a file, unpacked; files of a zip are read one by one."""
 LARGEST_RATIO = 200
 """A zip whose files grow by more than this is no zip of recordings: text of sensors grows by 3 to 10."""
 
@@ -75,7 +75,7 @@ def _of_file(file: Path, root: Path) -> Source:
         raise UserError(f"{file}: expected a file or a folder, found a device or a pipe")
     if not file.name.lower().endswith(SUFFIXES):
         raise UserError(f"{file}: expected a folder, a {ZIP}, or a file that ends in {', '.join(SUFFIXES)}")
-    _check_size(file.stat().st_size, str(file))
+    check_size(file.stat().st_size, str(file))
     return Source(file.absolute().relative_to(root).as_posix(), str(file), partial(_read, file))
 
 
@@ -103,7 +103,7 @@ def _in_zip(path: Path, root: Path) -> list[Source]:
 
 
 def check_members(members: Sequence[zipfile.ZipInfo], place: str) -> None:
-    """Refuse a zip that unpacks to too much, or whose names lead out of it.
+    """Refuse a zip of which a file unpacks to too much, or whose names lead out of it.
 
     Raises:
         UserError: Names the zip, or the member.
@@ -112,8 +112,8 @@ def check_members(members: Sequence[zipfile.ZipInfo], place: str) -> None:
         parts = PurePosixPath(member.filename.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts:
             raise UserError(f"{place}: expected names within the zip, found {member.filename!r}, which leads out of it")
+        check_size(member.file_size, f"{place}: {member.filename}, unpacked,")
     unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
-    _check_size(unpacked, f"{place}, unpacked,")
     if unpacked > LARGEST_RATIO * max(packed, 5000):
         raise UserError(
             f"{place}: {packed:,} bytes would unpack to {unpacked:,}, more than {LARGEST_RATIO} times as many, which "
@@ -121,7 +121,12 @@ def check_members(members: Sequence[zipfile.ZipInfo], place: str) -> None:
         )
 
 
-def _check_size(size: int, what: str) -> None:
+def check_size(size: int, what: str) -> None:
+    """Refuse what has more bytes than are read at once.
+
+    Raises:
+        UserError: Names it, and how large it is.
+    """
     if size > LARGEST_FILE:
         raise UserError(
             f"{what} has {size / 1e9:.1f} GB, and at most {LARGEST_FILE / 1e9:g} GB is read at once; cut it into "
