@@ -339,7 +339,7 @@ def test_a_class_that_test_people_alone_have_is_told(split: tuple[Windows, Windo
 # ----- the scores
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 1000), regime=st.sampled_from(["1", "3", "all"]), kept=st.integers(30, 192))
 def test_scores_agree_with_each_other(split: tuple[Windows, Windows], seed: int, regime: str, kept: int) -> None:
     train, z, test, z_test = noisy_split(split)

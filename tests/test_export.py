@@ -48,8 +48,6 @@ from shared.export import (
 from shared.predict import METADATA_KEY, ModelCard
 from shared.seeding import seeded_initialisation
 
-pytestmark = pytest.mark.numerics
-
 
 def make_run(
     folder: Path,
@@ -88,6 +86,7 @@ def outputs(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize(
     "more", ["norm: batch", "norm: group", "norm: group, hidden: 12", "pooled_blocks: every, hidden: 12"]
 )
@@ -146,6 +145,7 @@ def test_torchscript_carries_its_card(source: Source) -> None:
 
 
 # Untrained encoders leave many windows between two classes, most of all the residual network.
+@pytest.mark.numerics
 @pytest.mark.parametrize(
     ("encoder", "least"),
     [
