@@ -22,6 +22,7 @@ from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.model import Model, TrainingData, build_model, prepare
+from shared.sampling import Sampler
 from shared.seeding import make_generator
 from shared.steps import Pass
 from shared.tasks import TASKS
@@ -147,6 +148,7 @@ class Training:
         self.data = data.to(device)
         self.precision = pick_precision(config.train.precision, device)
         self._config = config
+        self._sampler = Sampler(config.train, config.seed, data.windows, statistics)
         self._remade = {n: every for n, s in config.enabled_tasks.items() if (every := s.remake_every) is not None}
         self._made = {name: torch.zeros((), dtype=torch.int64) for name in self._remade}
         self._batch_size = batch_size
@@ -178,8 +180,9 @@ class Training:
     def run(self, epochs: range, proximal_mu: float = 0.0) -> Iterator[EpochLog]:
         """Train for the given epochs, counted from 0 over the whole run, and yield a log after each.
 
-        Batches are nearly equal parts of a fresh permutation, so that no batch is a small rest. Order and views are
-        drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was interrupted.
+        Batches are nearly equal parts of a fresh permutation, so that no batch is a small rest. Windows, their order
+        and views are drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was
+        interrupted.
 
         With ``proximal_mu`` the loss has the term mu / 2 ||w - w_0||^2 over the encoder's weights, w_0 being those at
         the beginning (FedProx, Li et al. 2020, equation 2).
@@ -189,14 +192,15 @@ class Training:
         """
         model, data, settings = self.model, self.data, self._config.train
         device = data.x.device
-        steps = math.ceil(len(data) / self._batch_size)
+        steps = math.ceil(len(self._sampler) / self._batch_size)
         origin = [weight.detach().clone() for weight in model.encoder.parameters()]
         model.train()
         for epoch in epochs:
             started = time.perf_counter()
             self._remake_extras(epoch)
             generator = make_generator(self._config.seed, epoch, person_seed(data.person), device=device)
-            order = torch.randperm(len(data), generator=generator, device=device)
+            drawn = self._sampler.draw(epoch).to(device)
+            order = drawn[torch.randperm(len(drawn), generator=generator, device=device)]
             sums = torch.zeros(len(model.tasks), device=device)
             total = torch.zeros((), device=device)
             for number, rows in enumerate(order.tensor_split(steps)):
@@ -208,7 +212,7 @@ class Training:
                 losses, loss = self.step(rows, generator, progress, pull)
                 sums += losses * len(rows)
                 total += loss * len(rows)
-            means = sums / len(data)
+            means = sums / len(drawn)
             if not torch.isfinite(means).all():
                 broken = [n for n, v in zip(model.tasks, means.tolist(), strict=True) if not math.isfinite(v)]
                 raise UserError(
@@ -219,12 +223,12 @@ class Training:
             model.weighting.end_epoch(means)
             yield EpochLog(
                 epoch=epoch + 1,
-                loss=float(total) / len(data),
+                loss=float(total) / len(drawn),
                 losses=dict(zip(model.tasks, means.tolist(), strict=True)),
                 weights=dict(zip(model.tasks, weights, strict=True)),
                 signs=self._signs(means.tolist()),
                 learning_rate=rate,
-                windows=len(data),
+                windows=len(drawn),
                 precision=str(self.precision).removeprefix("torch."),
                 seconds=time.perf_counter() - started,
                 memory=_peak_memory(),
@@ -336,7 +340,7 @@ def warn_of_lone_windows(config: Config, windows: Iterable[int], block: Literal[
 
     Args:
         config: Of the run to come.
-        windows: How many each of those who train has.
+        windows: How many each of those who train takes in an epoch.
         block: Of the configuration, with the batch size that they train with.
     """
     size: int = getattr(config, block).batch_size
