@@ -13,6 +13,7 @@ from shared.config import TrainSettings
 from shared.data.person import numbered, person_seed
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
+from shared.large import blocks
 from shared.seeding import make_generator
 
 LEAST = 1e-6
@@ -80,5 +81,6 @@ def movement(windows: Windows, statistics: ChannelStatistics) -> NDArray[np.floa
         windows: N windows.
         statistics: Gives the standard deviations that channels are divided by, so that their units do not matter.
     """
-    within = windows.x.std(axis=2, dtype=np.float64) / statistics.std
-    return np.maximum(np.sqrt(np.square(within).mean(axis=1)), LEAST)
+    within = np.concatenate([block.std(axis=2, dtype=np.float64) for block in blocks(windows.x)]) / statistics.std
+    found: NDArray[np.float64] = np.maximum(np.sqrt(np.square(within).mean(axis=1)), LEAST)
+    return found

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shared.checkpoint import pack_optimizer, unpack_optimizer
 from shared.collapse import common_complaint, signs
+from shared.columns import placed
 from shared.config import Config, TrainSettings
 from shared.data.person import person_seed
 from shared.data.statistics import ChannelStatistics
@@ -126,7 +127,8 @@ class Training:
     Attributes:
         model: In the state of its initialisation, on the device.
         optimizer: Of all its parameters.
-        data: On the device.
+        data: On the device, but for what is large.
+        device: That the model is on.
         precision: Of the encoder's arithmetic.
 
     Raises:
@@ -142,7 +144,7 @@ class Training:
         batch_size: int,
         total_epochs: int,
     ) -> None:
-        device = pick_device(config.train.device)
+        self.device = device = pick_device(config.train.device)
         self.model = build_model(config, data.windows.meta, statistics).to(device)
         self.optimizer = build_optimizer(self.model, config.train)
         self.data = data.to(device)
@@ -191,7 +193,7 @@ class Training:
             UserError: A loss that is not finite; names the task.
         """
         model, data, settings = self.model, self.data, self._config.train
-        device = data.x.device
+        device = self.device
         steps = math.ceil(len(self._sampler) / self._batch_size)
         origin = [weight.detach().clone() for weight in model.encoder.parameters()]
         model.train()
@@ -249,7 +251,7 @@ class Training:
             The losses of the K tasks, (K,), and the scalar that was minimised; without gradients.
         """
         model = self.model
-        batch = model.batch(self.data.x[rows], {name: extra[rows] for name, extra in self.data.extras.items()})
+        batch = model.batch(*self.data.rows(rows))
         parts = [model.draw(part, generator) for part in batch.split(model.step.parts(len(rows)))]
         self.optimizer.zero_grad(set_to_none=True)
         losses_at = partial(model.losses, precision=self.precision)
@@ -269,7 +271,7 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """Return all that a later ``load`` needs: the model, the optimizer, and extras that are made again."""
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        state |= {f"extra.{name}": self.data.extras[name] for name in self._remade}
+        state |= {f"extra.{name}": torch.as_tensor(self.data.extras[name]) for name in self._remade}
         state |= {f"made.{name}": epoch.clone() for name, epoch in self._made.items()}
         return state | pack_optimizer(self.optimizer)
 
@@ -278,7 +280,7 @@ class Training:
         model = self.model.state_dict()
         self.model.load_state_dict(model | {n: tensors[f"model.{n}"] for n in model if f"model.{n}" in tensors})
         unpack_optimizer(self.optimizer, tensors)
-        extras = {name: tensors[f"extra.{name}"].to(self.data.x.device) for name in self._remade}
+        extras = {name: tensors[f"extra.{name}"].to(self.device) for name in self._remade}
         self.data = replace(self.data, extras=dict(self.data.extras) | extras)
         self._made = {name: tensors[f"made.{name}"].clone() for name in self._remade}
 
@@ -291,7 +293,7 @@ class Training:
                 encoder = self.model.encoder.eval()
                 made = make(self.data.windows, encoder, self._config.tasks[name], extras[name])
                 encoder.train()
-                self.data = replace(self.data, extras=extras | {name: made.to(self.data.x.device)})
+                self.data = replace(self.data, extras=extras | {name: placed(made, self.device)})
 
 
 def collapse_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -331,7 +333,9 @@ def check_trainable(config: Config, windows: Windows) -> None:
     if config.encoder.hidden is not None and not any(task.pooled for task in model.tasks.values()):
         raise UserError("the tasks look at tokens alone and would not train the hidden layer: set encoder.hidden=null")
     data = prepare(config, few).to(device)
-    draw = model.draw(model.batch(data.x, data.extras), make_generator(config.seed, device=device))
+    draw = model.draw(
+        model.batch(*data.rows(torch.arange(len(few), device=device))), make_generator(config.seed, device=device)
+    )
     model.losses([draw], torch.float32)
 
 
