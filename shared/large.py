@@ -122,6 +122,11 @@ class Stack:
         self._rows = 0
         self._file: BinaryIO | None = None
 
+    @property
+    def empty(self) -> NDArray[Any]:
+        """An array without rows, (0, *row)."""
+        return np.zeros((0, *self._row), self._dtype)
+
     def append(self, rows: NDArray[Any]) -> None:
         """Add a block of rows (n, *row).
 
@@ -137,7 +142,7 @@ class Stack:
     def array(self) -> NDArray[Any]:
         """Return all rows, (N, *row)."""
         if self._file is None:
-            return np.concatenate([np.zeros((0, *self._row), self._dtype), *self._waiting])
+            return np.concatenate([self.empty, *self._waiting])
         self._write()
         with self._file as file:
             return np.memmap(file, self._dtype, "r", shape=(self._rows, *self._row))
