@@ -28,6 +28,7 @@ from shared.data import watch
 from shared.data.folder import PersonFiles, write_folder
 from shared.errors import run_command
 from shared.files import write_atomic
+from shared.large import blocks
 from shared.metrics import METRICS, read_metrics
 
 Result = TypeVar("Result")
@@ -74,14 +75,14 @@ def main(arguments: list[str]) -> None:
         prog="python -m benchmarks.weeks",
         description="Measure memory and time of a person with more windows than memory should hold.",
     )
-    parser.add_argument("--days", type=int, default=7, help="of recordings (default: %(default)s)")
+    parser.add_argument("--hours", type=float, default=168, help="of recordings (default: %(default)s, a week)")
     parser.add_argument("--windows", type=int, default=1024, help="of an epoch (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="trainings of each of the two (default: %(default)s)")
     options = parser.parse_args(arguments)
     console = Console()
     with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch, console.status("writing recordings") as status:
         place = Path(scratch)
-        _apart(write_days, place / "recordings", options.days)
+        _apart(write_days, place / "recordings", options.hours)
         write_atomic(place / "recipe.yaml", RECIPE)
         status.update("importing")
         started = time.perf_counter()
@@ -94,7 +95,7 @@ def main(arguments: list[str]) -> None:
             for data in trained:
                 status.update(f"training, turn {turn + 1} of {options.turns}, {data}")
                 trained[data].append(_train(place, data, turn, options.windows))
-    table = Table(title=f"{options.days} days of one person at {RATE:g} Hz")
+    table = Table(title=f"{options.hours:g} hours of one person at {RATE:g} Hz")
     for heading in ("", "windows", "MB of windows", "start, s", "a window, ms", "peak memory, MB"):
         table.add_column(heading, justify="right")
     table.add_row("import", *sizes["all"], f"{importing:.0f}", "", _mb(memory))
@@ -126,21 +127,20 @@ def write_few(source: Path, out: Path, count: int) -> dict[str, tuple[str, str]]
     return {name: (str(len(x)), _mb(x.nbytes)) for name, x in (("all", everything.x), ("few", few.x))}
 
 
-def write_days(folder: Path, days: int) -> None:
+def write_days(folder: Path, hours: float) -> None:
     """Write real recordings, repeated with changes, as a Parquet file a day."""
     folder.mkdir(parents=True)
     signals = _repeated(np.random.default_rng(0))
     rest = np.zeros((0, len(CHANNELS)))
-    samples = round(DAY * RATE)
-    for day in range(days):
+    for number, samples in enumerate(blocks(np.arange(round(hours * 3600 * RATE)), round(DAY * RATE))):
         parts = [rest]
-        while sum(map(len, parts)) < samples:
+        while sum(map(len, parts)) < len(samples):
             parts.append(next(signals))
         x = np.concatenate(parts)
-        rest = x[samples:]
-        moments = START + (day * samples + np.arange(samples)) / RATE
-        columns = {"time": moments} | dict(zip(CHANNELS, x[:samples].astype(np.float32).T, strict=True))
-        pl.DataFrame(columns).write_parquet(folder / f"day_{day + 1}.parquet")
+        rest = x[len(samples) :]
+        axes = x[: len(samples)].astype(np.float32).T
+        columns = {"time": START + samples / RATE} | dict(zip(CHANNELS, axes, strict=True))
+        pl.DataFrame(columns).write_parquet(folder / f"day_{number + 1}.parquet")
 
 
 def _repeated(rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:

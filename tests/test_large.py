@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recordings as make
 import torch
 from conftest import ROOT
 from hypothesis import given
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from shared import large
 from shared.config import DEFAULTS, Config, load_config
 from shared.data import folder, load, training_people
+from shared.data.__main__ import main
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
@@ -204,6 +206,30 @@ def test_a_damaged_large_file_is_refused(written: Path, tmp_path: Path, bad: str
             member.write(arrays["x"].tobytes())
     with everything_is_large(), pytest.raises(UserError, match=r"person_.*\.npz: expected an npz file of plain arrays"):
         folder.load(tmp_path)
+
+
+@pytest.mark.parametrize("block", [3000, 10**6])
+def test_recordings_are_imported_into_files_as_into_memory(tmp_path: Path, block: int) -> None:
+    """People take turns in the order of the files, have labels and gaps, and one of them tests."""
+    for number, person in enumerate(("ben", "anna", "ben", "carl")):
+        x = make.recording(number, 3000)
+        time = make.RATE**-1 * np.arange(len(x)) + np.where(np.arange(len(x)) < 1200, 0, 2.0)
+        label = np.where(np.arange(len(x)) // 500 % 2 == 0, "rest", "move").tolist()
+        make.write(tmp_path / "in" / f"{number}_{person}.csv", make.text(make.columns(x, time) | {"label": label}))
+    recipe = make.write_recipe(tmp_path, path=r"_(?P<person>\w+)\.csv", label_column="label", test_people=["ben"])
+
+    def imported(out: Path) -> tuple[Windows, Windows]:
+        main(["import", str(tmp_path / "in"), "--recipe", str(recipe), "--out", str(out)])
+        return folder.load(out)
+
+    expected = imported(tmp_path / "memory")
+    with everything_is_large(block):
+        found = imported(tmp_path / "files")
+    assert [part.people for part in expected] == [["anna", "carl"], ["ben"]] and len(expected[1]) > 40
+    assert all(same(one, other) for one, other in zip(expected, found, strict=True))
+    assert set(expected[0].y.tolist()) == {0, 1}
+    for file in (tmp_path / "memory").iterdir():
+        assert (tmp_path / "files" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 WAYS = {
