@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import curve, methods, weeks
+from benchmarks import curve, methods
 from benchmarks.__main__ import main
 from shared.errors import UserError
 
@@ -74,11 +74,3 @@ def test_the_table_of_methods_goes_on_where_it_was(
 def test_an_unknown_method_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(UserError, match=r"unknown method 'thesiss' \(did you mean 'thesis'"):
         methods.main([*SMALL, "--methods", "thesiss"])
-
-
-def test_a_person_of_weeks_is_measured_beside_one_in_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    weeks.main(["--hours", "0.25", "--windows", "64", "--turns", "1"])
-    told = capsys.readouterr().out
-    rows = [re.split(r"\s*│\s*", line.strip(" │")) for line in told.splitlines() if line.count("│") > 4]
-    assert [row[:2] for row in rows if row[0] in ("import", "train")] == [["import", "702"], ["train", "702"]]
-    assert re.search(r"time of a window, all / in memory, median of 1: \d+\.\d\d", told)
