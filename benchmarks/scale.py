@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
         place = Path(scratch)
         for data, people in track(list(product(options.data, options.people)), "splitting", console=console):
             virtual = ["--virtual", str(people), str(WINDOWS)]
-            _run(["shared.data", "split", data, *virtual, "--out", str(_folder(place, data, people))], place)
+            run_module(["shared.data", "split", data, *virtual, "--out", str(_folder(place, data, people))], place)
         federations = [(data, *size) for data, size in product(options.data, sizes)]
         found = [_measure(place, *one) for one in track(federations, "training", console=console)]
     console.print(_table(found))
@@ -101,13 +101,15 @@ def _measure(scratch: Path, data: str, people: int, cohort: int) -> Growth:
     }
     changes = [f"{key}={value}" for key, value in settings.items()]
     started = time.perf_counter()
-    memory = _run(["simulation", "--config", str(DEFAULTS), "--engine", "inprocess", "--name", name, *changes], scratch)
+    memory = run_module(
+        ["simulation", "--config", str(DEFAULTS), "--engine", "inprocess", "--name", name, *changes], scratch
+    )
     whole = time.perf_counter() - started
     seconds = [row["seconds"] for row in read_metrics(scratch / name / METRICS) if row["kind"] == "round"]
     return Growth(data, people, cohort, whole - sum(seconds), statistics.median(seconds[1:]), memory)
 
 
-def _run(module: Sequence[str], runs: Path) -> int:
+def run_module(module: Sequence[str], runs: Path) -> int:
     """Run one of this project's commands and return the most memory (bytes) that it held.
 
     The system counts for it, too, what this process held when it started the other; so this one stays small.

@@ -30,11 +30,10 @@ def measure_steps(config: Config) -> list[Measurement]:
     person = by_person(train)[0]
     size = min(config.train.batch_size, len(person))
     training = Training.federated(config, prepare(config, person[:size]), ChannelStatistics.of(train))
-    model, data = training.model, training.data
-    device = data.x.device
+    model, device = training.model, training.device
     generator = make_generator(0, device=device)
     everything = torch.arange(size, device=device)
-    batch = model.batch(data.x, data.extras)
+    batch = model.batch(*training.data.rows(everything))
     passes = [view for _, view in grouped([v for views in model.draw(batch, generator).views for v in views])]
     passes = [view for view in passes if not view.teacher]
     targets = [torch.randn(len(v.x), model.encoder.dim, generator=generator, device=device) for v in passes]

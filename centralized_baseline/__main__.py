@@ -18,6 +18,7 @@ from shared.metrics import Row
 from shared.model import prepare
 from shared.progress import RunProgress
 from shared.runs import opened_run, run_folder, run_parser
+from shared.sampling import windows_an_epoch
 from shared.tracking import Tracker
 from shared.train import Training, check_trainable, collapse_warnings, time_to_warn, warn_of_lone_windows
 
@@ -51,7 +52,7 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
     """
     train, _ = load(config.data)
     check_trainable(config, train)
-    warn_of_lone_windows(config, [len(train)], "centralized")
+    warn_of_lone_windows(config, [windows_an_epoch(config.train, train)], "centralized")
     with opened_run(folder, config, "centralized", resume=resume, force=force):
         _train(config, folder, train)
 

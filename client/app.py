@@ -123,7 +123,7 @@ def train(message: Message, context: Context) -> Message:
     last = logs[-1]
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "partition-id": _partition(context),
-        "num-examples": len(data),
+        "num-examples": last.windows,
         "loss": last.loss,
         "seconds": sum(log.seconds for log in logs),
     }

@@ -231,8 +231,12 @@ class PeopleStrategy(Strategy):
         for name, value in metrics.items():
             if not isinstance(value, int | float) or not abs(value) <= _LARGEST:
                 raise UserError(f"metric {name} is {quoted(value)}, expected a finite number")
-        if (found := metrics["num-examples"]) != member.windows:  # it weighs the reply
-            raise UserError(f"num-examples is {found}, but the person introduced itself with {member.windows} windows")
+        expected = self.config.train.windows_of(member.windows)
+        if (found := metrics["num-examples"]) != expected:  # it weighs the reply
+            raise UserError(
+                f"num-examples is {found}, but the person introduced itself with {member.windows} windows, of which an "
+                f"epoch takes {expected}"
+            )
         if (found := metrics["partition-id"]) != member.partition:
             raise UserError(f"partition-id is {found}, but the person introduced itself with {member.partition}")
 

@@ -39,6 +39,8 @@ class TrainSettings(Settings):
     """The local training loop, the same for a client and for the centralized baseline."""
 
     batch_size: Annotated[PositiveInt, IdentityOf("federated")]
+    windows_per_epoch: PositiveInt | None
+    sampling: Literal["uniform", "movement"]
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
     schedule: Literal["cosine", "constant"]
@@ -46,6 +48,10 @@ class TrainSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"]
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], NO_IDENTITY]
     threads: Annotated[PositiveInt, NO_IDENTITY]
+
+    def windows_of(self, count: int) -> int:
+        """Return how many windows an epoch takes of a person who has ``count``."""
+        return count if self.windows_per_epoch is None else min(count, self.windows_per_epoch)
 
 
 AVERAGING = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi")
@@ -141,6 +147,8 @@ class Config(Settings):
         values["tasks"] = {name: settings.identity(way) for name, settings in self.enabled_tasks.items()}
         if self.step.name != "tc2":
             del values["step"]["tc2"]
+        if self.train.windows_per_epoch is None:
+            del values["train"]["windows_per_epoch"], values["train"]["sampling"]
         if not any(TASKS[name].teacher for name in self.enabled_tasks):
             del values["teacher"]
         return values
@@ -213,6 +221,11 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), method: str | N
     if not config.enabled_tasks:
         raise UserError(f"no task is enabled: set tasks.NAME.enabled=true for one of {', '.join(TASKS)}")
     _check_privacy(config)
+    if config.train.sampling != "uniform" and config.train.windows_per_epoch is None:
+        raise UserError(
+            f"train.sampling={config.train.sampling} chooses among windows, but an epoch takes them all: set "
+            "train.windows_per_epoch to a number"
+        )
     if (data_path := config.data.path) is not None:
         data = config.data.model_copy(update={"path": data_path.expanduser().resolve()})
         config = config.model_copy(update={"data": data})

@@ -62,6 +62,13 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             file.flush()
 
 
+def cache_folder() -> Path:
+    """Return FEDHAR_CACHE, or else ``fedhar`` in the user's cache folder; it need not exist yet."""
+    if own := os.environ.get("FEDHAR_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedhar"
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
 

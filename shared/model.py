@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from shared.augmentations import Channels, compose
 from shared.body import of_channels
+from shared.columns import Column, column, placed, taken
 from shared.config import Config
 from shared.data.spec import InputSpec
 from shared.data.statistics import ChannelStatistics
@@ -27,7 +28,7 @@ EVERYBODY = "0"
 
 @dataclass(frozen=True)
 class TrainingData:
-    """One person's, or all people's, windows as tensors.
+    """One person's, or all people's, windows, as the training loop takes them.
 
     Args:
         x: float32 (N, C, T) in physical units.
@@ -36,8 +37,8 @@ class TrainingData:
         person: Whose windows they are; ``EVERYBODY`` where they are of several people.
     """
 
-    x: Tensor
-    extras: Mapping[str, Tensor]
+    x: Column
+    extras: Mapping[str, Column]
     windows: Windows
     person: str
 
@@ -45,8 +46,12 @@ class TrainingData:
         return len(self.x)
 
     def to(self, device: torch.device) -> "TrainingData":
-        """Return the data on a device."""
-        return replace(self, x=self.x.to(device), extras={k: v.to(device) for k, v in self.extras.items()})
+        """Return the data on a device; what lies in files stays there."""
+        return replace(self, x=placed(self.x, device), extras={k: placed(v, device) for k, v in self.extras.items()})
+
+    def rows(self, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return some windows and their extras, on the device that the numbers of the rows, int64 (B,), are on."""
+        return taken(self.x, rows), {name: taken(extra, rows) for name, extra in self.extras.items()}
 
 
 class Model(nn.Module):
@@ -260,4 +265,4 @@ def prepare(config: Config, windows: Windows) -> TrainingData:
         if (make := TASKS[name].extra) is not None
     }
     person = windows.people[0] if len(windows.people) == 1 else EVERYBODY
-    return TrainingData(torch.from_numpy(windows.x), extras, windows, person)
+    return TrainingData(column(windows.x), extras, windows, person)

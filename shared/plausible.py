@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import UserError
+from shared.large import blocks
 
 
 class Plausible(NamedTuple):
@@ -90,6 +91,9 @@ def find_triads(channels: Sequence[str]) -> tuple[Triad, ...]:
     )
 
 
+MOST_JUDGED = 2**22
+"""Samples that are judged, about: of longer recordings it is every so many-th."""
+
 DIVIDE = "divide it by {factor:.5f}"
 
 
@@ -108,9 +112,11 @@ def check_units(source: str, channels: Sequence[str], x: NDArray[np.floating[Any
         UserError: Names the sensor, what was expected and what was found.
     """
     kinds = list(SENSORS)
+    every = max(1, x.size // x.shape[1] // MOST_JUDGED)
     for triad in sorted(find_triads(channels), key=lambda triad: kinds.index(triad.kind)):
         limits = SENSORS[triad.kind]
-        magnitude = np.linalg.norm(x[:, list(triad.channels)].astype(np.float64), axis=1)
+        axes = (block[:, list(triad.channels), ::every].astype(np.float64) for block in blocks(x))
+        magnitude = np.concatenate([np.linalg.norm(part, axis=1).ravel() for part in axes])
         value = float(np.quantile(magnitude, limits.quantile))
         if not limits.low <= value <= limits.high:
             others = (unit for unit, factor in limits.others.items() if limits.low <= value / factor <= limits.high)

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from shared.checkpoint import pack_optimizer, unpack_optimizer
 from shared.collapse import common_complaint, signs
+from shared.columns import placed
 from shared.config import Config, TrainSettings
 from shared.data.person import person_seed
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.errors import UserError
 from shared.model import Model, TrainingData, build_model, prepare
+from shared.sampling import Sampler
 from shared.seeding import make_generator
 from shared.steps import Pass
 from shared.tasks import TASKS
@@ -125,7 +127,8 @@ class Training:
     Attributes:
         model: In the state of its initialisation, on the device.
         optimizer: Of all its parameters.
-        data: On the device.
+        data: On the device, but for what is large.
+        device: That the model is on.
         precision: Of the encoder's arithmetic.
 
     Raises:
@@ -141,12 +144,13 @@ class Training:
         batch_size: int,
         total_epochs: int,
     ) -> None:
-        device = pick_device(config.train.device)
+        self.device = device = pick_device(config.train.device)
         self.model = build_model(config, data.windows.meta, statistics).to(device)
         self.optimizer = build_optimizer(self.model, config.train)
         self.data = data.to(device)
         self.precision = pick_precision(config.train.precision, device)
         self._config = config
+        self._sampler = Sampler(config.train, config.seed, data.windows, statistics)
         self._remade = {n: every for n, s in config.enabled_tasks.items() if (every := s.remake_every) is not None}
         self._made = {name: torch.zeros((), dtype=torch.int64) for name in self._remade}
         self._batch_size = batch_size
@@ -178,8 +182,9 @@ class Training:
     def run(self, epochs: range, proximal_mu: float = 0.0) -> Iterator[EpochLog]:
         """Train for the given epochs, counted from 0 over the whole run, and yield a log after each.
 
-        Batches are nearly equal parts of a fresh permutation, so that no batch is a small rest. Order and views are
-        drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was interrupted.
+        Batches are nearly equal parts of a fresh permutation, so that no batch is a small rest. Windows, their order
+        and views are drawn from (seed, epoch, person): the same epoch gives the same steps whether or not a run was
+        interrupted.
 
         With ``proximal_mu`` the loss has the term mu / 2 ||w - w_0||^2 over the encoder's weights, w_0 being those at
         the beginning (FedProx, Li et al. 2020, equation 2).
@@ -188,15 +193,16 @@ class Training:
             UserError: A loss that is not finite; names the task.
         """
         model, data, settings = self.model, self.data, self._config.train
-        device = data.x.device
-        steps = math.ceil(len(data) / self._batch_size)
+        device = self.device
+        steps = math.ceil(len(self._sampler) / self._batch_size)
         origin = [weight.detach().clone() for weight in model.encoder.parameters()]
         model.train()
         for epoch in epochs:
             started = time.perf_counter()
             self._remake_extras(epoch)
             generator = make_generator(self._config.seed, epoch, person_seed(data.person), device=device)
-            order = torch.randperm(len(data), generator=generator, device=device)
+            drawn = self._sampler.draw(epoch).to(device)
+            order = drawn[torch.randperm(len(drawn), generator=generator, device=device)]
             sums = torch.zeros(len(model.tasks), device=device)
             total = torch.zeros((), device=device)
             for number, rows in enumerate(order.tensor_split(steps)):
@@ -208,7 +214,7 @@ class Training:
                 losses, loss = self.step(rows, generator, progress, pull)
                 sums += losses * len(rows)
                 total += loss * len(rows)
-            means = sums / len(data)
+            means = sums / len(drawn)
             if not torch.isfinite(means).all():
                 broken = [n for n, v in zip(model.tasks, means.tolist(), strict=True) if not math.isfinite(v)]
                 raise UserError(
@@ -219,12 +225,12 @@ class Training:
             model.weighting.end_epoch(means)
             yield EpochLog(
                 epoch=epoch + 1,
-                loss=float(total) / len(data),
+                loss=float(total) / len(drawn),
                 losses=dict(zip(model.tasks, means.tolist(), strict=True)),
                 weights=dict(zip(model.tasks, weights, strict=True)),
                 signs=self._signs(means.tolist()),
                 learning_rate=rate,
-                windows=len(data),
+                windows=len(drawn),
                 precision=str(self.precision).removeprefix("torch."),
                 seconds=time.perf_counter() - started,
                 memory=_peak_memory(),
@@ -245,7 +251,7 @@ class Training:
             The losses of the K tasks, (K,), and the scalar that was minimised; without gradients.
         """
         model = self.model
-        batch = model.batch(self.data.x[rows], {name: extra[rows] for name, extra in self.data.extras.items()})
+        batch = model.batch(*self.data.rows(rows))
         parts = [model.draw(part, generator) for part in batch.split(model.step.parts(len(rows)))]
         self.optimizer.zero_grad(set_to_none=True)
         losses_at = partial(model.losses, precision=self.precision)
@@ -265,7 +271,7 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """Return all that a later ``load`` needs: the model, the optimizer, and extras that are made again."""
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        state |= {f"extra.{name}": self.data.extras[name] for name in self._remade}
+        state |= {f"extra.{name}": torch.as_tensor(self.data.extras[name]) for name in self._remade}
         state |= {f"made.{name}": epoch.clone() for name, epoch in self._made.items()}
         return state | pack_optimizer(self.optimizer)
 
@@ -274,7 +280,7 @@ class Training:
         model = self.model.state_dict()
         self.model.load_state_dict(model | {n: tensors[f"model.{n}"] for n in model if f"model.{n}" in tensors})
         unpack_optimizer(self.optimizer, tensors)
-        extras = {name: tensors[f"extra.{name}"].to(self.data.x.device) for name in self._remade}
+        extras = {name: tensors[f"extra.{name}"].to(self.device) for name in self._remade}
         self.data = replace(self.data, extras=dict(self.data.extras) | extras)
         self._made = {name: tensors[f"made.{name}"].clone() for name in self._remade}
 
@@ -287,7 +293,7 @@ class Training:
                 encoder = self.model.encoder.eval()
                 made = make(self.data.windows, encoder, self._config.tasks[name], extras[name])
                 encoder.train()
-                self.data = replace(self.data, extras=extras | {name: made.to(self.data.x.device)})
+                self.data = replace(self.data, extras=extras | {name: placed(made, self.device)})
 
 
 def collapse_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -327,7 +333,9 @@ def check_trainable(config: Config, windows: Windows) -> None:
     if config.encoder.hidden is not None and not any(task.pooled for task in model.tasks.values()):
         raise UserError("the tasks look at tokens alone and would not train the hidden layer: set encoder.hidden=null")
     data = prepare(config, few).to(device)
-    draw = model.draw(model.batch(data.x, data.extras), make_generator(config.seed, device=device))
+    draw = model.draw(
+        model.batch(*data.rows(torch.arange(len(few), device=device))), make_generator(config.seed, device=device)
+    )
     model.losses([draw], torch.float32)
 
 
@@ -336,7 +344,7 @@ def warn_of_lone_windows(config: Config, windows: Iterable[int], block: Literal[
 
     Args:
         config: Of the run to come.
-        windows: How many each of those who train has.
+        windows: How many each of those who train takes in an epoch.
         block: Of the configuration, with the batch size that they train with.
     """
     size: int = getattr(config, block).batch_size

@@ -59,7 +59,7 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
         )
     console = Console(stderr=True)
     persons = track(clients.ids, "checking the data", console=console, transient=True)
-    windows = [len(clients.read(person)) for person in persons]
+    windows = [config.train.windows_of(len(clients.read(person))) for person in persons]
     check_trainable(config, clients[0])
     warn_of_lone_windows(config, windows, "train")
     with opened_run(folder, config, "federated", resume=resume, force=force) as lock:

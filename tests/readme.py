@@ -18,6 +18,7 @@ SHORT = {
     "python -m simulation --config configs/uci_har.yaml": f"federation.rounds=2 {THREE_PEOPLE}",
     "python -m centralized_baseline --config configs/uci_har.yaml": f"centralized.epochs=1 {THREE_PEOPLE}",
     "python -m benchmarks.scale": "--data synthetic --people 12 --cohorts 3 6",
+    "python -m benchmarks.weeks": "--hours 0.25 --windows 64 --turns 1",
     "python -m benchmarks.curve": f"--at 0 1 3 --seeds 1 data.name=synthetic federation.min_clients=4 {NARROW} "
     "federation.rounds=3",
     "python -m benchmarks.methods": f"data.name=synthetic {NARROW} "

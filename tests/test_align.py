@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from recordings import RATE, recording
+from scipy.interpolate import Akima1DInterpolator
 from scipy.signal import butter, lfilter
 
+from shared.data.importing import align as aligning
 from shared.data.importing.align import LONGEST_GAP, Piece, Stream, align
 from shared.data.importing.labels import Track
 from shared.data.importing.worn import Left, clipped, left_on_the_table, not_worn
@@ -215,6 +217,21 @@ def test_gravity_of_a_filter_that_is_run_forwards_and_backwards_by_hand() -> Non
     padded = np.concatenate([np.repeat(total[:1], 3000, axis=0), total, np.repeat(total[-1:], 3000, axis=0)])
     by_hand = lfilter(b, a, lfilter(b, a, padded, axis=0)[::-1], axis=0)[::-1][3000:-3000]
     np.testing.assert_allclose(body_acceleration(total, 50.0)[300:-300], (total - by_hand)[300:-300], atol=0.02)
+
+
+@given(count=st.integers(2, 200), some=st.integers(1, 60), still=st.integers(0, 30), seed=st.integers(0, 99))
+def test_samples_interpolated_a_part_at_a_time_are_those_interpolated_at_once(
+    count: int, some: int, still: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    time = np.cumsum(rng.uniform(0.01, 0.03, count))
+    x = rng.normal(size=(count, 3))
+    x[count // 2 : count // 2 + still] = 1.0
+    moments = np.sort(np.concatenate([time[[0, -1]], rng.uniform(time[0], time[-1], 2 * count)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aligning, "INTERPOLATED", some)
+        found = aligning.interpolated(time, x, moments)
+    np.testing.assert_allclose(found, Akima1DInterpolator(time, x)(moments), rtol=1e-12, atol=1e-12)
 
 
 def test_recordings_are_read_and_aligned_where_there_is_no_torch() -> None:

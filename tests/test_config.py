@@ -145,7 +145,13 @@ def test_the_identity_of_a_run_is_what_decides_on_its_encoder(way: Way, knob: st
 def test_a_knob_without_a_mark_is_part_of_the_identity(way: Way) -> None:
     """Of all knobs, those of this list alone are left out; a new one is in it, or decides on the encoder."""
     config = load_config(DEFAULTS)
-    off = ("step.tc2.", "teacher.", *(f"tasks.{name}." for name in set(config.tasks) - set(config.enabled_tasks)))
+    off = (
+        "step.tc2.",
+        "teacher.",
+        "train.windows_per_epoch",
+        "train.sampling",
+        *(f"tasks.{name}." for name in set(config.tasks) - set(config.enabled_tasks)),
+    )
     left_out = {
         knob for knob in set(flat(config.to_dict())) - set(flat(config.identity(way))) if not knob.startswith(off)
     }

@@ -214,7 +214,7 @@ def test_writing_leaves_nothing_half_done(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full_disk)
+    monkeypatch.setattr(folder.npy, "write_array_header_1_0", full_disk)
     with pytest.raises(UserError, match=r"cannot write .*No space left on device"):
         folder.write_folder(tmp_path / "mine", make([1]), make([2]))
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,16 +12,9 @@ from numpy.typing import NDArray
 
 from shared.data.archive import Archive
 from shared.errors import UserError
-from shared.files import open_atomic
+from shared.files import cache_folder, open_atomic
 
 DIGEST_BYTES = 32
-
-
-def cache_folder() -> Path:
-    """Return FEDHAR_CACHE, or else ``fedhar`` in the user's cache folder; it need not exist yet."""
-    if own := os.environ.get("FEDHAR_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedhar"
 
 
 def parsed(

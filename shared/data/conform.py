@@ -17,6 +17,7 @@ from scipy.signal import resample_poly
 from shared.data.spec import InputSpec
 from shared.data.windows import Windows
 from shared.errors import UserError
+from shared.large import blocks, stack
 from shared.plausible import SENSORS, axis_of
 
 LOG = logging.getLogger(__name__)
@@ -55,12 +56,17 @@ def conform(windows: Windows, spec: InputSpec) -> Windows:
     complaints += _misfit_of_size(own, spec)
     if complaints:
         raise UserError(f"the windows of {windows.meta.name} cannot be brought to it: {'; '.join(complaints)}")
-    x = windows.x[:, rows] * np.array(factors, np.float32).reshape(-1, *[1] * len(own.size))
+    scale = np.array(factors, np.float32).reshape(-1, *[1] * len(own.size))
+
+    def fitted(x: Floats) -> Floats:
+        scaled = x[:, rows] * scale
+        return scaled if spec.rate is None else _middle(_resample(scaled, own, spec), spec.size[0])
+
     if changes := _changes(own, spec, rows):
         LOG.warning("the windows of %s are changed to fit: %s", windows.meta.name, "; ".join(changes))
     return replace(
         windows,
-        x=x if spec.rate is None else _middle(_resample(x, own, spec), spec.size[0]),
+        x=stack(map(fitted, blocks(windows.x)), spec.shape, np.float32),
         meta=replace(windows.meta, spec=spec, feature_names=()),
         features=None,
     )

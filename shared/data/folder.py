@@ -22,19 +22,25 @@ whole number (``shared.data.person``); what a file's name cannot hold is quoted 
     ``features``          float (N, F)             only where there are feature names
     ====================  =======================  ==================================================
 
-C and T are the same for everybody. Numbers that no worn sensor measures in the units of the description are refused.
-Nothing is unpickled, so a file from elsewhere runs no code.
+C and T are the same for everybody. A large file is not read into memory: its windows are mapped where they lie, if they
+are float32 and not compressed, as this module and ``numpy.savez`` write them. Numbers that no worn sensor measures in
+the units of the description are refused. Nothing is unpickled, so a file from elsewhere
+runs no code.
 """
 
 import json
+import math
 import secrets
 import shutil
+import struct
+import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
@@ -45,6 +51,7 @@ from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows, expected_labels
 from shared.errors import UserError, nearest
 from shared.files import open_atomic, write_atomic
+from shared.large import BLOCK, blocks, concatenate, finite_rows, is_large
 from shared.plausible import SENSORS, check_units
 from shared.settings import Settings
 
@@ -79,18 +86,27 @@ def load(path: Path | None) -> tuple[Windows, Windows]:
         UserError: A missing or damaged file, or windows that do not fit the description or one another.
     """
     files = PersonFiles(path)
-    parts = [files.read(person) for person in files.people]
-    windows = Windows(
-        x=np.concatenate([part.x for part in parts]),
-        y=np.concatenate([part.y for part in parts]),
-        person=np.concatenate([part.person for part in parts]),
-        meta=files.meta,
-        features=np.concatenate([part.features for part in parts if part.features is not None])
-        if files.meta.feature_names
-        else None,
+    test = set(files.test_people)
+    train_part, test_part = ([p for p in files.people if (p in test) == tests] for tests in (False, True))
+    return _together(files, train_part), _together(files, test_part)
+
+
+def _together(files: "PersonFiles", people: Sequence[str]) -> Windows:
+    """Return the windows of some people, who may be nobody."""
+    parts = [files.read(person) for person in people]
+    if len(parts) == 1:
+        return parts[0]
+    meta = files.meta
+    features = None
+    if width := len(meta.feature_names):
+        features = concatenate((part.features for part in parts if part.features is not None), (width,), np.float32)
+    return Windows(
+        x=concatenate((part.x for part in parts), meta.spec.shape, np.float32),
+        y=np.concatenate([np.zeros(0, np.int64), *(part.y for part in parts)]),
+        person=np.concatenate([np.zeros(0, np.str_), *(part.person for part in parts)]),
+        meta=meta,
+        features=features,
     )
-    test = np.isin(windows.person, files.test_people)
-    return windows[~test], windows[test]
 
 
 class PersonFiles:
@@ -214,11 +230,17 @@ def _describe(meta: Meta, test_people: list[str]) -> str:
 
 
 def _write_person(path: Path, windows: Windows) -> None:
+    """Write a file as ``numpy.savez`` does, some rows at a time."""
     arrays: dict[str, NDArray[Any]] = {"x": windows.x, "y": windows.y}
     if windows.features is not None:
         arrays["features"] = windows.features
-    with open_atomic(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    with open_atomic(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            header = {"descr": npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array_header_1_0(member, header)
+                for block in blocks(array):
+                    member.write(block.tobytes())
 
 
 def _read_description(folder: Path) -> Description:
@@ -328,11 +350,35 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read an npz file without unpickling anything."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if any(member.comment for member in arrays.zip.infolist()):  # a damaged length, which hides what follows
+            members = arrays.zip.infolist()
+            if any(member.comment for member in members):  # a damaged length, which hides what follows
                 raise ValueError("a member has a comment")
-            return dict(arrays)
+            return {member.filename.removesuffix(".npy"): _read_member(file, arrays, member) for member in members}
     except (*DAMAGE, TypeError, AttributeError) as error:  # the last two: a single array, which is no archive of them
         raise UserError(f"{path}: expected an npz file of plain arrays, found what is none ({error})") from error
+
+
+def _read_member(file: BinaryIO, arrays: Any, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """Return an array of an npz file; a large one that is not compressed is mapped where it lies.
+
+    Raises:
+        ValueError: It is no array, or another one than its header says.
+    """
+    if not is_large(member.file_size) or member.compress_type != zipfile.ZIP_STORED:
+        return np.asarray(arrays[member.filename])
+    with arrays.zip.open(member) as stream:
+        read_header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+        shape, by_columns, dtype = read_header(stream)
+        start = stream.tell()
+        while stream.read(BLOCK):  # at its end the checksum is compared
+            pass
+    if by_columns or dtype.hasobject:
+        return np.asarray(arrays[member.filename])
+    if start + math.prod(shape) * dtype.itemsize != member.file_size:
+        raise ValueError(f"{member.filename} does not end where its header says")
+    file.seek(member.header_offset)
+    name, extra = struct.unpack("<26xHH", file.read(30))  # lengths of what stands before the data
+    return np.memmap(file, dtype, "r", member.header_offset + 30 + name + extra + start, shape)
 
 
 def _floats(path: Path, name: str, array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[np.float32]:
@@ -344,8 +390,8 @@ def _floats(path: Path, name: str, array: NDArray[Any], shape: tuple[int | None,
         wanted = ", ".join("1 or more" if size is None else str(size) for size in shape)
         raise UserError(f"{path}: expected {name} as float ({wanted}), found {array.dtype} {array.shape}")
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite and is refused below
-        values = array.astype(np.float32)
-    bad = np.unique(np.argwhere(~np.isfinite(values))[:, 0])
+        values = array if array.dtype == np.float32 else concatenate([array], array.shape[1:], np.float32)
+    bad = np.flatnonzero(~finite_rows(values))
     if len(bad):
         raise UserError(
             f"{path}: expected finite numbers, found NaN or infinite values in {name} of {len(bad)} of "

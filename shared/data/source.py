@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.data.cache import cache_folder
 from shared.errors import UserError
+from shared.files import cache_folder
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shared.data.windows import Windows
 from shared.errors import UserError
+from shared.large import let_go
 
 LOG = logging.getLogger(__name__)
 
@@ -18,6 +19,9 @@ SMALLEST_STD = 1e-6
 
 CONSTANT = 1e-7
 """A channel is constant whose standard deviation is at most this share of its mean, or ``SMALLEST_STD``."""
+
+SUMMED = 2**20
+"""Values that are summed at once: what float64 takes of memory is 8 bytes a value."""
 
 LISTED = 10
 """People whose ids a warning lists."""
@@ -42,10 +46,10 @@ class ChannelStatistics:
         """Sum up the samples of windows (N, C, T), in float64."""
         channels = windows.x.shape[1]
         total, squares = np.empty(channels), np.empty(channels)
+        count = len(windows) * windows.x.shape[2]
         for channel in range(channels):
-            samples = windows.x[:, channel].astype(np.float64).ravel()
-            total[channel], squares[channel] = samples.sum(), np.square(samples).sum()
-        return cls(len(windows) * windows.x.shape[2], total, squares)
+            total[channel], squares[channel] = _sums(windows.x[:, channel], 0, count)
+        return cls(count, total, squares)
 
     @classmethod
     def from_dict(cls, sums: Mapping[str, Any]) -> "ChannelStatistics":
@@ -84,6 +88,23 @@ class ChannelStatistics:
         if self.count < 1:
             raise UserError("channel statistics of no windows have no mean or standard deviation")
         return self.count
+
+
+def _sums(rows: NDArray[np.float32], first: int, count: int) -> tuple[float, float]:
+    """Return the sum, and the sum of squares, of ``count`` values of rows (N, T) that follow one another, in float64.
+
+    Halves are summed and added, where there are many values: NumPy adds pairwise in the same way, so that the sums are
+    those of all values at once.
+    """
+    if count <= SUMMED:
+        samples = rows.shape[1]
+        within = rows[first // samples : -(-(first + count) // samples)].astype(np.float64).ravel()
+        values = within[first % samples :][:count]
+        let_go(rows)
+        return float(values.sum()), float(np.square(values).sum())
+    half = count // 2 // 8 * 8
+    left, right = _sums(rows, first, half), _sums(rows, first + half, count - half)
+    return left[0] + right[0], left[1] + right[1]
 
 
 def warn_of_constant(people: Mapping[str, ChannelStatistics], channels: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shared.data.person import in_order, person_id
 from shared.data.spec import InputSpec
 from shared.errors import UserError
+from shared.large import finite_rows, take_rows
 
 UNLABELLED = -1
 """The label of a window whose activity nobody has told."""
@@ -41,7 +42,7 @@ class Windows:
     ever be paired with another one's label or person.
 
     Args:
-        x: float32 (N, ``*meta.spec.shape``) in physical units.
+        x: float32 (N, ``*meta.spec.shape``) in physical units; where it is large, in a file (``shared.large``).
         y: int64 (N,) labels: indices of ``meta.classes``, or ``UNLABELLED``.
         person: text (N,), the ids of people (``shared.data.person``).
         meta: What the numbers mean.
@@ -72,7 +73,7 @@ class Windows:
                 raise UserError(f"{name}: {n} windows, but {len(value)} rows of {field}")
         if n and not (self.y.min() >= UNLABELLED and self.y.max() < len(self.meta.classes)):
             raise UserError(f"{name}: {expected_labels(self.meta.classes)}, found {self.y.min()}..{self.y.max()}")
-        bad = ~np.isfinite(self.x).all(axis=tuple(range(1, self.x.ndim)))
+        bad = ~finite_rows(self.x)
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
             raise UserError(
@@ -87,7 +88,7 @@ class Windows:
         features = None if self.features is None else self.features[rows]
         return replace(
             self,
-            x=self.x[rows],
+            x=take_rows(self.x, rows),
             y=self.y[rows],
             person=self.person[rows],
             features=features,

@@ -22,6 +22,7 @@ from torch import Tensor
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.encoders import Encoder, View
+from shared.large import blocks
 
 Source = Literal["patches", "features", "tokens"]
 """What describes a position."""
@@ -90,7 +91,8 @@ def _descriptions(
     layout = encoder.layout
 
     def describe(of: Windows) -> Iterator[NDArray[np.float32]]:
-        for chunk in torch.split(torch.from_numpy(of.x), CHUNK):
+        for block in blocks(of.x, CHUNK):
+            chunk = torch.from_numpy(np.array(block))
             if source == "tokens":
                 described = _tokens(encoder, chunk)
             else:

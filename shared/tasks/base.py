@@ -10,6 +10,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from shared.augmentations import Channels, Transform
+from shared.columns import Column
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoded, Encoder, View
 from shared.layers import hidden_layer
@@ -126,7 +127,7 @@ class UntilStep:
 class Extra(Protocol):
     """Computes what a task needs of all windows beside the windows."""
 
-    def __call__(self, windows: Windows, encoder: Encoder, settings: Any, before: Tensor | None, /) -> Tensor:
+    def __call__(self, windows: Windows, encoder: Encoder, settings: Any, before: Column | None, /) -> Column:
         """Compute it.
 
         Args:

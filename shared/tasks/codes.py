@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from shared.columns import Column
 from shared.data.windows import Windows
 from shared.encoders import Encoded, Encoder, View
 from shared.extras.clusters import cluster_codes
@@ -47,10 +48,12 @@ class CodesSettings(TaskSettings):
         return self.refresh
 
 
-def position_codes(windows: Windows, encoder: Encoder, settings: CodesSettings, before: Tensor | None) -> Tensor:
+def position_codes(windows: Windows, encoder: Encoder, settings: CodesSettings, before: Column | None) -> Tensor:
     """Return the codes (N, L), from the settings' source the first time, later from the encoder's tokens."""
     source = settings.source if before is None else "tokens"
-    return cluster_codes(windows, encoder, settings.clusters, source, before)
+    return cluster_codes(
+        windows, encoder, settings.clusters, source, None if before is None else torch.as_tensor(before)
+    )
 
 
 class Codes(Task):

@@ -1,5 +1,6 @@
 """Agree with what an expert would compute from the window: time and frequency features as a teacher."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,12 +10,17 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor
 
+from shared.columns import Column, column
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoded, Encoder, View
 from shared.errors import UserError
-from shared.features import expert_features, feature_names
+from shared.features import CHUNK, expert_features, feature_names
+from shared.large import blocks, stack
 from shared.losses import vicreg
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
+
+TOGETHER = 16
+"""Features whose mean and standard deviation are computed together: bounds the memory that they take."""
 
 
 class FeaturesSettings(TaskSettings):
@@ -34,22 +40,25 @@ class FeaturesSettings(TaskSettings):
     projection: PositiveInt
 
 
-def person_features(windows: Windows, encoder: Encoder, settings: FeaturesSettings, before: Tensor | None) -> Tensor:
+def person_features(windows: Windows, encoder: Encoder, settings: FeaturesSettings, before: Column | None) -> Column:
     """Return the expert features (N, F), standardised for each person.
 
     Raises:
         UserError: Shipped features are asked for and the data set has none.
     """
     if settings.source == "computed":
-        features = expert_features(torch.from_numpy(windows.x), windows.meta.spec)
+        spec = windows.meta.spec
+        chunks = (torch.from_numpy(np.array(chunk)) for chunk in blocks(windows.x, CHUNK))
+        computed = (expert_features(chunk, spec).numpy() for chunk in chunks)
+        features = stack(computed, (len(feature_names(spec)),), np.float32)
     elif windows.features is not None:
-        features = torch.from_numpy(windows.features)
+        features = windows.features
     else:
         raise UserError(f"tasks.features.source is 'shipped', but {windows.meta.name} ships no features")
-    return standardise_by_person(features, windows.person)
+    return column(standardise_by_person(features, windows.person))
 
 
-def standardise_by_person(features: Tensor, people: NDArray[np.str_]) -> Tensor:
+def standardise_by_person(features: NDArray[np.float32], people: NDArray[np.str_]) -> NDArray[np.float32]:
     """Return features (N, F) with mean 0 and standard deviation 1 over each person's windows, cut off at 5.
 
     A client has its own person's windows only, and the baseline trains the same targets. On held-out people this is no
@@ -59,14 +68,26 @@ def standardise_by_person(features: Tensor, people: NDArray[np.str_]) -> Tensor:
         features: float32 (N, F).
         people: text (N,), whose windows they are.
     """
-    standardised = torch.empty_like(features)
     unique, places = np.unique(people, return_inverse=True)
-    for place in range(len(unique)):
-        rows = torch.from_numpy(places == place)
-        spread, mean = torch.std_mean(features[rows], dim=0, correction=0)
-        # A feature that hardly varies within one person would otherwise become huge for a single window.
-        standardised[rows] = ((features[rows] - mean) / spread.clamp_min(1e-6)).clamp(-5, 5)
-    return standardised
+    width = features.shape[1]
+    spread, mean = torch.empty(2, len(unique), width)
+    for first in range(0, width, TOGETHER):
+        some = slice(first, first + TOGETHER)
+        values = torch.from_numpy(np.concatenate([block[:, some] for block in blocks(features)]))
+        for place in range(len(unique)):
+            own = torch.from_numpy(places == place)
+            spread[place, some], mean[place, some] = torch.std_mean(values[own], dim=0, correction=0)
+    # A feature that hardly varies within one person would otherwise become huge for a single window.
+    spread.clamp_min_(1e-6)
+
+    def standardised() -> Iterator[NDArray[np.float32]]:
+        done = 0
+        for block in blocks(features):
+            own = places[done : done + len(block)]
+            yield ((torch.from_numpy(np.array(block)) - mean[own]) / spread[own]).clamp(-5, 5).numpy()
+            done += len(block)
+
+    return stack(standardised(), (width,), np.float32)
 
 
 class Features(Task):

@@ -15,6 +15,7 @@ from scipy.signal import resample_poly
 
 from shared.data.importing.worn import Left, clipped, left_on_the_table, not_worn
 from shared.errors import UserError
+from shared.large import blocks
 
 Floats = NDArray[np.float64]
 Spans = list[tuple[float, float]]
@@ -40,6 +41,8 @@ LOWEST_SHARE, HIGHEST_SHARE = 0.4, 100.0
 """Rates that can be resampled, as multiples of the target: lower ones have lost too much of a movement."""
 OUT_OF_ORDER, OUT_OF_ORDER_SECONDS = 0.01, 1.0
 """Samples are sorted where no more than this share comes late, by no more than this time; else a clock was set back."""
+INTERPOLATED, AROUND = 2**16, 5
+"""Moments at which samples are interpolated at a time, and samples on each side that are taken too."""
 REPEATED = 0.01
 """Share of samples that may have the time of the one before them; the later one is dropped."""
 
@@ -284,8 +287,8 @@ def _piece(clocks: Sequence[_Clock], start: float, end: float, target: float) ->
         elif len(clocks) > 1 or not clock.even:
             rate = target
         moments = start + np.arange(int((end - start) * rate + 1e-6) + 1) / rate
-        samples = Akima1DInterpolator(clock.time[first : last + 1], clock.stream.x[first : last + 1])
-        x = samples(np.clip(moments, clock.time[first], clock.time[last]))
+        within = np.clip(moments, clock.time[first], clock.time[last])
+        x = interpolated(clock.time[first : last + 1], clock.stream.x[first : last + 1], within)
         parts.append(x if ratio == 1 else resample_poly(x, ratio.numerator, ratio.denominator, axis=0, padtype="edge"))
         rate *= float(ratio)
     length = min(*map(len, parts), int((end - start) * rate + 1e-6) + 1)  # a filter adds some at the end
@@ -296,6 +299,24 @@ def _piece(clocks: Sequence[_Clock], start: float, end: float, target: float) ->
         away = np.minimum(moments - clock.time[before], clock.time[before + 1] - moments)
         filled |= clock.lost[before] & (away > clock.usual[before] / 2)
     return Piece(start, rate, np.concatenate([part[:length] for part in parts], axis=1), filled)
+
+
+def interpolated(time: Floats, x: Floats, moments: Floats) -> Floats:
+    """Return samples at other moments, (M, C), by the cubics of Akima ("A new method of interpolation", 1970).
+
+    They are made of some samples at a time, with a few more at each end: a cubic depends on three samples on each side.
+
+    Args:
+        time: (N,) seconds, ascending.
+        x: (N, C).
+        moments: (M,) seconds, ascending, none outside ``time``.
+    """
+    parts = []
+    for some in blocks(moments, INTERPOLATED):
+        first = max(0, int(np.searchsorted(time, some[0])) - AROUND)
+        last = int(np.searchsorted(time, some[-1])) + AROUND
+        parts.append(Akima1DInterpolator(time[first:last], x[first:last])(some))
+    return np.concatenate(parts)
 
 
 def _rate_within(steps: Floats, usual: Floats) -> float:

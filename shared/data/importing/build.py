@@ -1,7 +1,7 @@
 """From files and a recipe to the windows of a data set, with all that was found on the way."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,11 @@ from shared.data.importing.reading import read_table
 from shared.data.importing.recipe import Recipe
 from shared.data.importing.recordings import Reader, group
 from shared.data.importing.sources import Source
-from shared.data.person import in_order
+from shared.data.person import in_order, numbered
 from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.errors import UserError
+from shared.large import Stack, blocks, take_rows
 
 ABSOLUTE = 1e8
 """Times above this (s) count from 1970, so that recordings of one person can be compared."""
@@ -30,7 +31,7 @@ class Imported:
     Args:
         recipe: That it was made by.
         windows: Of all people.
-        cuts: By recording.
+        cuts: By recording, without their windows.
         notes: What a user should know, in words.
     """
 
@@ -64,7 +65,12 @@ def build(sources: Sequence[Source], recipe: Recipe, console: Console) -> Import
     intervals = Intervals.read([read_table(file, file.read()) for file in label_files]) if label_files else None
     reader = Reader(recipe, intervals)
     shown = track(parts, "reading", console=console, transient=True, disable=not console.is_terminal)
-    cuts = [cut(recording, recipe) for one in shown for recording in reader.read(one)]
+    windows, cuts = Stack((len(recipe.channels), recipe.window), np.float32), []
+    for recording in (recording for one in shown for recording in reader.read(one)):
+        made = cut(recording, recipe)
+        for block in blocks(made.x):
+            windows.append(block)
+        cuts.append(replace(made, x=windows.empty))
     if intervals is not None:
         intervals.check_used()
     _check_overlaps(cuts, by_intervals=intervals is not None)
@@ -73,7 +79,7 @@ def build(sources: Sequence[Source], recipe: Recipe, console: Console) -> Import
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         notes.append(f"not read, because the recipe does not fit: {others[0].place}{more}")
-    return Imported(recipe, _join(cuts, recipe), cuts, notes)
+    return Imported(recipe, _join(cuts, windows.array(), recipe), cuts, notes)
 
 
 def _check_overlaps(cuts: Iterable[Cut], by_intervals: bool) -> None:
@@ -91,7 +97,7 @@ def _check_overlaps(cuts: Iterable[Cut], by_intervals: bool) -> None:
 
 
 def _check_left(cuts: Sequence[Cut], recipe: Recipe) -> None:
-    if any(len(one.x) for one in cuts):
+    if any(len(one.labels) for one in cuts):
         return
     seconds = sum(one.found.seconds for one in cuts)
     gaps = sum(b - a for one in cuts for a, b in one.found.gaps)
@@ -110,22 +116,29 @@ def _check_left(cuts: Sequence[Cut], recipe: Recipe) -> None:
     )
 
 
-def _join(cuts: Sequence[Cut], recipe: Recipe) -> Windows:
-    """Return all windows, person by person."""
-    people = in_order({one.person for one in cuts if len(one.x)})
+def _join(cuts: Sequence[Cut], x: NDArray[np.float32], recipe: Recipe) -> Windows:
+    """Return all windows, person by person.
+
+    Args:
+        cuts: By recording.
+        x: Windows of the recordings, in their order.
+        recipe: What they are.
+    """
+    person = np.repeat([one.person for one in cuts], [len(one.labels) for one in cuts])
+    people, places = numbered(person)
     if missing := in_order(set(recipe.test_people) - set(people)):
         raise UserError(f"test_people {missing} have no windows; there are windows of {', '.join(people)}")
-    ordered = [one for person in people for one in cuts if one.person == person]
-    labels = np.concatenate([one.labels for one in ordered])
+    order = np.argsort(places, kind="stable")
+    labels = np.concatenate([one.labels for one in cuts])[order]
     classes = _classes(labels, recipe)
     channels = recipe.channels
     spec = InputSpec(
         channels=tuple(channels), units=tuple(channels.values()), size=(recipe.window,), rate=recipe.target_rate
     )
     return Windows(
-        x=np.concatenate([one.x for one in ordered]),
+        x=take_rows(x, order),
         y=_numbers(labels, classes),
-        person=np.repeat([one.person for one in ordered], [len(one.x) for one in ordered]),
+        person=person[order],
         meta=Meta(recipe.name, spec, classes),
     )
 

@@ -11,7 +11,11 @@ from shared.data.importing.align import Found, Piece, align
 from shared.data.importing.recipe import Recipe, body_of, channels_of, kind_of
 from shared.data.importing.recordings import Recording
 from shared.gravity import body_acceleration
+from shared.large import Stack, blocks
 from shared.plausible import check_units
+
+CUT = 1024
+"""Windows that are cut at a time: bounds the memory that they and the labels of their samples take."""
 
 LOST_SHARE = 0.1
 """A window is left out where more than this share of its samples was interpolated."""
@@ -47,19 +51,19 @@ def cut(recording: Recording, recipe: Recipe) -> Cut:
     pieces, found = align(recording.streams, recipe.target_rate, recipe.seconds)
     measured = [channel for stream in recording.streams for channel in stream.channels]
     _check(recording.name, measured, pieces)
-    parts: list[NDArray[np.float32]] = []
-    labels, lost = [], 0
+    x = Stack((len(recipe.channels), recipe.window), np.float32)
+    labels, lost = [np.zeros(0, np.str_)], 0
     for piece in pieces:
         if len(piece.x) < recipe.window:
             continue
         windows = sliding_window_view(_complete(piece, measured, recipe), recipe.window, axis=0)[:: recipe.step]
         whole = _windows(piece.filled, recipe).mean(axis=1) <= LOST_SHARE
-        parts.append(windows[whole].astype(np.float32))
-        labels.append(_label(_windows(_named(recording.track.at(piece.time), recipe), recipe)[whole]))
+        for rows in blocks(np.flatnonzero(whole), CUT):
+            x.append(windows[rows].astype(np.float32))
+            moments = piece.start + (rows[:, np.newaxis] * recipe.step + np.arange(recipe.window)) / piece.rate
+            labels.append(_label(_named(recording.track.at(moments), recipe)))
         lost += int((~whole).sum())
-    parts.append(np.zeros((0, len(recipe.channels), recipe.window), np.float32))
-    labels.append(np.zeros(0, np.str_))
-    return Cut(recording.name, recording.person, np.concatenate(parts), np.concatenate(labels), found, lost)
+    return Cut(recording.name, recording.person, x.array(), np.concatenate(labels), found, lost)
 
 
 def _check(name: str, channels: Sequence[str], pieces: Sequence[Piece]) -> None:
@@ -88,7 +92,8 @@ def _windows(values: NDArray[np.generic], recipe: Recipe) -> NDArray[np.generic]
 def _named(labels: NDArray[np.str_], recipe: Recipe) -> NDArray[np.str_]:
     """Return the activities that labels stand for, "" for none."""
     found, inverse = np.unique(labels, return_inverse=True)
-    return np.array([recipe.labels.get(label, label) or "" for label in found.tolist()], np.str_)[inverse]
+    names = np.array([recipe.labels.get(label, label) or "" for label in found.tolist()], np.str_)
+    return names[inverse.reshape(labels.shape)]
 
 
 def _label(labels: NDArray[np.str_]) -> NDArray[np.str_]:

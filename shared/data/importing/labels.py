@@ -43,7 +43,7 @@ class Track:
         return cls(starts[changes], found[changes]) if len(found) else cls.constant("")
 
     def at(self, moments: Floats) -> NDArray[np.str_]:
-        """Return the labels, text (N,), at moments (s)."""
+        """Return the labels, text, at moments (s) of any shape."""
         rows = np.searchsorted(self.starts, moments, side="right") - 1
         return np.where(rows >= 0, self.labels[np.maximum(rows, 0)], "")
 

@@ -143,7 +143,7 @@ def notes(imported: Imported) -> list[str]:
         ("samples that came late and were put in order", sum(one.sorted for one in found)),
         ("samples dropped because they repeat a time", sum(one.repeated for one in found)),
         ("windows left out because more than a tenth of them is lost", sum(cut.lost for cut in imported.cuts)),
-        ("recordings that give no window", sum(not len(cut.x) for cut in imported.cuts)),
+        ("recordings that give no window", sum(not len(cut.labels) for cut in imported.cuts)),
     ):
         if count:
             told.append(f"{what}: {count}")
