@@ -6,36 +6,43 @@ already, is not done again: a benchmark that was stopped goes on.
 """
 
 import argparse
-import io
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import cycle, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.series import (
+    ONE_THREAD,
+    ROOT,
+    WAYS,
+    Judging,
+    Score,
+    Series,
+    as_svg,
+    as_table,
+    baseline,
+    do,
+    draw_scores,
+    judgement,
+    percent,
+    read_report,
+    scores_of,
+)
 from benchmarks.steps import step_times
-from shared.config import DEFAULTS, METHODS, Config, differences, load_config
+from shared.config import METHODS, Config, load_config
 from shared.data import training_people
 from shared.errors import UserError, choose, run_command
 from shared.evaluate import ProbeReport
 from shared.files import write_atomic
-from shared.runs import EXCHANGE, runs_root
-from shared.settings import Way
+from shared.runs import EXCHANGE
 
-ROOT = DEFAULTS.parents[1]
-WAYS: tuple[Way, ...] = ("centralized", "federated")
 PROTOCOLS = ("linear", "knn", "finetune")
-REGIMES = ("1", "all")
 BASELINES = ("features", "random", "supervised")
 """What stands beside the methods."""
 
@@ -55,7 +62,7 @@ class Judged:
 
     name: str
     way: str
-    scores: Mapping[tuple[str, str], tuple[float, float]]
+    scores: Mapping[tuple[str, str], Score]
     rank: float | None
     dim: int
     sent: float | None
@@ -76,33 +83,31 @@ def main(arguments: list[str]) -> None:
         f"centralized.epochs={options.epochs}",
         f"federation.rounds={options.epochs}",
         "federation.local_epochs=1",
-        "centralized.threads=1",
-        "train.threads=1",
+        *ONE_THREAD,
         *options.overrides,
     ]
     configs = {name: load_config(options.config, budget, name) for name in options.methods}
-    people = len(training_people(next(iter(configs.values())).data).ids)
-    least = min(people, next(iter(configs.values())).federation.min_clients)
+    first = next(iter(configs.values()))
+    least = min(len(training_people(first.data, first.any_sensors)), first.federation.min_clients)
     budget.append(f"federation.min_clients={least}")  # fewer where people are held out
     configs = {name: load_config(options.config, budget, name) for name in options.methods}
     console = Console()
-    trainings = [
-        _training(options.config, budget, name, way, seed)
-        for name, way, seed in product(options.methods, options.ways, range(options.seeds))
-    ]
-    _do("training", trainings, options.jobs, console)
-    beside = [(n, b) for n, b in _distinct_baselines(configs) if _protocols_of(b, options.protocols)]
-    judgements = [_judgement(configs[name], way, options) for name, way in product(options.methods, options.ways)]
-    baselines = [_baseline(options, budget, name, configs[name], baseline) for name, baseline in beside]
-    _do("judging", judgements + baselines, options.jobs, console)
-    rows = [
-        _read(name, way, _series(configs[name], way), configs[name])
-        for name, way in product(options.methods, options.ways)
-    ]
-    rows += [
-        _read(_baseline_name(baseline, configs[name]), None, runs_root() / f"{configs[name].name}-{baseline}", None)
-        for name, baseline in beside
-    ]
+    series = [Series(options.config, tuple(budget), way, name) for name, way in product(options.methods, options.ways)]
+    do("training", [one.training(seed) for one in series for seed in range(options.seeds)], options.jobs, console)
+    judging = Judging(tuple(options.protocols), options.seeds)
+    judged = [(one, one.candidate(judging)) for one in series]
+    jobs = [judgement(candidate.report.parent.name, [candidate], judging) for _, candidate in judged]
+    beside = []
+    for name, kind in _distinct_baselines(configs):
+        if protocols := _protocols_of(kind, options.protocols):
+            by = Judging(protocols, options.seeds)
+            candidate = baseline(configs[name], kind, by)
+            arguments = ["--config", str(options.config.resolve()), "--method", name, *budget]
+            jobs.append(judgement(candidate.report.parent.name, [candidate], by, arguments))
+            beside.append((_baseline_name(kind, configs[name]), candidate))
+    do("judging", jobs, options.jobs, console)
+    rows = [_row(one.method or "", one.way, read_report(found.report), _bytes_up(one)) for one, found in judged]
+    rows += [_row(name, "", read_report(found.report), None) for name, found in beside]
     with console.status("timing steps"):
         times = step_times(configs)
     table = _table(rows, times)
@@ -142,73 +147,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass(frozen=True)
-class Job:
-    """A command of this project, and whether what it writes is there."""
-
-    title: str
-    command: tuple[str, ...]
-    done: bool
-
-
-def _training(path: Path, budget: Sequence[str], name: str, way: Way, seed: int) -> Job:
-    overrides = [*budget, f"seed={seed}"]
-    config = load_config(path, overrides, name)
-    folder = _run(config, way, seed)
-    command = ["centralized_baseline"] if way == "centralized" else ["simulation", "--engine", "inprocess"]
-    command += ["--config", str(path.resolve()), "--method", name, "--name", folder.name, *overrides]
-    if (folder / "config.yaml").is_file():
-        if changed := differences(load_config(folder / "config.yaml"), config, way):
-            raise UserError(
-                f"the run {folder} was made with other settings ({'; '.join(changed)}): set name=OTHER for runs of "
-                "their own, or remove it"
-            )
-        command.append("--resume")
-    return Job(folder.name, tuple(command), (folder / "encoder.json").is_file())
-
-
-def _judgement(method: Config, way: Way, options: argparse.Namespace) -> Job:
-    series = _series(method, way)
-    pattern = str(_run(method, way, 0)).removesuffix("0") + "{seed}"
-    command = ["centralized_baseline.probe", "--encoder", pattern, "--protocols", *options.protocols]
-    runs = [_run(method, way, seed) for seed in range(options.seeds)]
-    done = _is_judged(series, options.protocols, options.seeds, [run / "encoder.json" for run in runs])
-    return Job(series.name, (*command, *_judging(options.seeds)), done)
-
-
-def _baseline(options: argparse.Namespace, budget: Sequence[str], name: str, method: Config, baseline: str) -> Job:
-    folder = runs_root() / f"{method.name}-{baseline}"
-    protocols = _protocols_of(baseline, options.protocols)
-    settings = folder / "settings.yaml"  # a baseline's report does not say with what it was made
-    content = yaml.safe_dump([block.model_dump(mode="json") for block in (method.data, method.encoder)])
-    if folder.is_dir() and (not settings.is_file() or settings.read_text(encoding="utf-8") != content):
-        raise UserError(f"{folder} was made with other settings: set name=OTHER for runs of their own, or remove it")
-    write_atomic(settings, content)
-    command = ["centralized_baseline.probe", "--config", str(options.config.resolve()), "--method", name]
-    command += ["--encoder", baseline, "--protocols", *protocols, *_judging(options.seeds), *budget]
-    return Job(folder.name, tuple(command), _is_judged(folder, protocols, options.seeds, []))
-
-
-def _protocols_of(baseline: str, protocols: Sequence[str]) -> list[str]:
+def _protocols_of(baseline: str, protocols: Sequence[str]) -> tuple[str, ...]:
     """Return how a baseline is judged; a network from scratch stands beside those that are fine-tuned."""
     if baseline == "supervised":
-        return ["supervised"] if "finetune" in protocols else []
-    return [name for name in protocols if name != "finetune"]
-
-
-def _judging(seeds: int) -> list[str]:
-    return ["--regimes", *REGIMES, "--seeds", str(seeds)]
+        return ("supervised",) if "finetune" in protocols else ()
+    return tuple(name for name in protocols if name != "finetune")
 
 
 def _distinct_baselines(configs: Mapping[str, Config]) -> Iterator[tuple[str, str]]:
     """Yield each baseline, once for each encoder that the methods have, with a method that has it."""
     seen = set()
     for name, config in configs.items():
-        for baseline in BASELINES:
-            key = (baseline, None if baseline == "features" else config.encoder)
+        for kind in BASELINES:
+            key = (kind, None if kind == "features" else config.encoder)
             if key not in seen:
                 seen.add(key)
-                yield name, baseline
+                yield name, kind
 
 
 def _baseline_name(baseline: str, config: Config) -> str:
@@ -218,81 +172,18 @@ def _baseline_name(baseline: str, config: Config) -> str:
     return f"{baseline}, {config.encoder.name}{hidden}"
 
 
-def _run(config: Config, way: Way, seed: int) -> Path:
-    return runs_root() / f"{config.name}-{way}-{seed}"
+def _bytes_up(series: Series) -> float | None:
+    """Return what a client sends up in a round; None where nothing is sent."""
+    if series.way == "centralized":
+        return None
+    exchange: dict[str, Any] = json.loads((series.run(0) / EXCHANGE).read_text(encoding="utf-8"))
+    arrays = [row for row in exchange["crossed_the_wire"] if row["direction"] == "up" and row["kind"] == "array"]
+    return float(sum(row["bytes"] / row["times"] for row in arrays))
 
 
-def _series(config: Config, way: Way) -> Path:
-    return runs_root() / f"{config.name}-{way}-seeds"
-
-
-def _is_judged(folder: Path, protocols: Sequence[str], seeds: int, judged: Sequence[Path]) -> bool:
-    """Whether a report has all that is asked for, and is of what is there now."""
-    path = folder / "probe.json"
-    if not path.is_file() or any(one.is_file() and one.stat().st_mtime > path.stat().st_mtime for one in judged):
-        return False
-    results = ProbeReport.model_validate_json(path.read_bytes()).results
-    # With all labels, what is not random is judged once.
-    drawn = {(one.protocol, one.seed) for one in results if one.regime == REGIMES[0]}
-    return set(product(protocols, range(seeds))) <= drawn
-
-
-def _do(what: str, jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
-    """Run the commands that have not been run, some side by side.
-
-    Raises:
-        UserError: Some failed, after all others have been run.
-    """
-    left = [job for job in jobs if not job.done]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    failed = []
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(what, total=len(jobs), completed=len(jobs) - len(left))
-        with ThreadPoolExecutor(side_by_side) as pool:
-            running = {pool.submit(_call, job): job for job in left}
-            try:
-                for future in as_completed(running):
-                    progress.advance(bar)
-                    if reason := future.result():
-                        failed.append(f"{running[future].title}: {reason}")
-                    elif not console.is_terminal:
-                        console.print(f"{what}: {running[future].title}", highlight=False)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C has reached those that run, too
-                raise
-    if failed:
-        raise UserError(f"{what}: {len(failed)} of {len(jobs)} failed:\n" + "\n".join(sorted(failed)))
-
-
-def _call(job: Job) -> str:
-    """Run a command in a process of its own; return the end of what it said if it failed, else ""."""
-    # From here, so that paths mean the same.
-    environment = os.environ | {"FEDHAR_RUNS": str(runs_root()), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(
-        [sys.executable, "-m", *job.command],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return ended.stdout.strip()[-600:] or f"exit code {ended.returncode}" if ended.returncode else ""
-
-
-def _read(name: str, way: Way | None, folder: Path, config: Config | None) -> Judged:
-    report = ProbeReport.model_validate_json((folder / "probe.json").read_bytes())
-    scores = {
-        (protocol, regime): (score["accuracy"]["mean"], score["accuracy"]["std"])
-        for protocol, regimes in report.summary().items()
-        for regime, score in regimes.items()
-    }
-    sent = None
-    if config is not None and way == "federated":
-        exchange: dict[str, Any] = json.loads((_run(config, way, 0) / EXCHANGE).read_text(encoding="utf-8"))
-        arrays = [row for row in exchange["crossed_the_wire"] if row["direction"] == "up" and row["kind"] == "array"]
-        sent = sum(row["bytes"] / row["times"] for row in arrays)
+def _row(name: str, way: str, report: ProbeReport, sent: float | None) -> Judged:
     rank = report.embeddings.effective_rank if report.embeddings else None
-    return Judged(name, way or "", scores, rank, report.dim, sent)
+    return Judged(name, way, scores_of(report), rank, report.dim, sent)
 
 
 def _table(rows: Sequence[Judged], times: Mapping[str, float]) -> str:
@@ -302,40 +193,27 @@ def _table(rows: Sequence[Judged], times: Mapping[str, float]) -> str:
     first = "simclr" if "simclr" in times else next(iter(times))
     reference = times[first]
     heading += ["effective rank", f"step / {first}", "kB up"]
-    lines = [heading, ["---"] * len(heading)]
+    lines = [heading]
     for row in rows:
-        scores = [_percent(row.scores.get(key)) for key in measured]
+        scores = [percent(row.scores.get(key)) for key in measured]
         rank = f"{row.rank:.0f} of {row.dim}" if row.rank is not None else ""
         step = f"{times[row.name] / reference:.2f}" if row.name in times and row.way else ""
         lines.append([row.name, row.way, *scores, rank, step, f"{row.sent / 1e3:.0f}" if row.sent else ""])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _percent(score: tuple[float, float] | None) -> str:
-    return "" if score is None else f"{100 * score[0]:.1f} ± {100 * score[1]:.1f}"
+    return as_table(lines)
 
 
 def _chart(rows: Sequence[Judged]) -> str:
     """Draw the linear probe's accuracy with all labels, as SVG: a line a method, from federated to centralized."""
-    shown = [row for row in rows if ("linear", "all") in row.scores]
-    methods = list(dict.fromkeys(row.name for row in shown if row.way))
-    best = {name: max(row.scores["linear", "all"][0] for row in shown if row.name == name) for name in methods}
-    methods.sort(key=lambda name: best[name])
+    shown = {(row.name, row.way): row.scores["linear", "all"] for row in rows if ("linear", "all") in row.scores}
+    trained = {key: score for key, score in shown.items() if key[1]}
+    best = {name: max(score for (other, _), score in trained.items() if other == name) for name, _ in trained}
+    methods = sorted(best, key=lambda name: best[name][0])
     figure = Figure((7.5, 1.2 + 0.26 * len(methods)), layout="constrained")
     axes = figure.subplots()
-    for colour, way in enumerate(WAYS):
-        own = [row for row in shown if row.way == way]
-        mean, std = ([100 * row.scores["linear", "all"][part] for row in own] for part in range(2))
-        places = [methods.index(row.name) for row in own]
-        axes.errorbar(mean, places, xerr=std, fmt="o", ms=5, color=f"C{colour}", label=way, capsize=2)
-    for style, row in zip(cycle(("--", ":", "-.", (0, (1, 4)))), [row for row in shown if not row.way], strict=False):
-        axes.axvline(100 * row.scores["linear", "all"][0], color="0.4", ls=style, lw=1, label=row.name)
-    axes.set(yticks=range(len(methods)), yticklabels=methods, xlabel="accuracy of a linear probe, all labels, %")
-    axes.grid(alpha=0.3)
+    draw_scores(axes, methods, trained, {name: score for (name, way), score in shown.items() if not way})
+    axes.set(xlabel="accuracy of a linear probe, all labels, %")
     axes.legend(loc="lower left")
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    return as_svg(figure)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ _AIMS = {"ray": "≤ 1.25", "inprocess": "≤ 1.10"}
 
 def measure_rounds(config: Config) -> list[Measurement]:
     """Time rounds of both engines against bare loops in as many processes or threads."""
-    people = len(training_people(config.data))
+    people = len(training_people(config.data, config.any_sensors))
     workers = max(1, (os.cpu_count() or 1) // config.train.threads)
     work = f"local_epochs={config.federation.local_epochs}, precision={config.train.precision}"
     rows: list[Measurement] = []

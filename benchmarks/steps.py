@@ -10,8 +10,7 @@ import torch
 
 from shared.config import Config
 from shared.cpu import set_up_process
-from shared.data import load
-from shared.data.partition import by_person
+from shared.data import training_people
 from shared.data.statistics import ChannelStatistics
 from shared.model import grouped, prepare
 from shared.seeding import make_generator
@@ -26,10 +25,9 @@ _REPETITIONS = 15
 def measure_steps(config: Config) -> list[Measurement]:
     """Time a client's training step and its parts, with the client's number of threads."""
     set_up_process(config.train.threads)
-    train, _ = load(config.data)
-    person = by_person(train)[0]
+    person = training_people(config.data, config.any_sensors)[0]
     size = min(config.train.batch_size, len(person))
-    training = Training.federated(config, prepare(config, person[:size]), ChannelStatistics.of(train))
+    training = Training.federated(config, prepare(config, person[:size]), ChannelStatistics.of(person))
     model, device = training.model, training.device
     generator = make_generator(0, device=device)
     everything = torch.arange(size, device=device)
@@ -81,9 +79,8 @@ def step_times(configs: Mapping[str, Config]) -> dict[str, float]:
     set_up_process(first.threads)
     device, steps = pick_device(first.device), {}
     for name, config in configs.items():
-        train, _ = load(config.data)
-        person = by_person(train)[0][: config.train.batch_size]
-        training = Training.federated(config, prepare(config, person), ChannelStatistics.of(train))
+        person = training_people(config.data, config.any_sensors)[0][: config.train.batch_size]
+        training = Training.federated(config, prepare(config, person), ChannelStatistics.of(person))
         rows, generator = torch.arange(len(person), device=device), make_generator(0, device=device)
         steps[name] = partial(training.step, rows, generator, 0.5)
     synchronise = torch.cuda.synchronize if device.type == "cuda" else None

@@ -2,25 +2,28 @@
 
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from shared.body import in_common, pooled_by_kind
 from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder, save_snapshot
 from shared.config import Config, load_config
 from shared.cpu import set_up_process
-from shared.data import load
+from shared.data import load, load_apart
 from shared.data.statistics import ChannelStatistics
-from shared.data.windows import Windows
+from shared.data.windows import Meta, Windows
 from shared.errors import run_command
 from shared.metrics import Row
-from shared.model import prepare
+from shared.model import own_statistics, prepare
 from shared.progress import RunProgress
 from shared.runs import opened_run, run_folder, run_parser
 from shared.sampling import windows_an_epoch
 from shared.tracking import Tracker
-from shared.train import Training, check_trainable, collapse_warnings, time_to_warn, warn_of_lone_windows
+from shared.train import Together, Training, check_trainable, collapse_warnings, time_to_warn, warn_of_lone_windows
 
 LOG = logging.getLogger(__name__)
 
@@ -50,17 +53,17 @@ def train_centralized(config: Config, folder: Path, *, resume: bool = False, for
     Raises:
         UserError: Bad data, or a folder that cannot be used.
     """
-    train, _ = load(config.data)
-    check_trainable(config, train)
-    warn_of_lone_windows(config, [windows_an_epoch(config.train, train)], "centralized")
+    splits = load_apart(config.data) if config.any_sensors else [load(config.data)]
+    parts = [train for train, _ in splits if len(train)] or [splits[0][0]]
+    check_trainable(config, *parts)
+    warn_of_lone_windows(config, [windows_an_epoch(config.train, part) for part in parts], "centralized")
     with opened_run(folder, config, "centralized", resume=resume, force=force):
-        _train(config, folder, train)
+        _train(config, folder, parts)
 
 
-def _train(config: Config, folder: Path, train: Windows) -> None:
+def _train(config: Config, folder: Path, parts: Sequence[Windows]) -> None:
     set_up_process(config.centralized.threads)
-    statistics = ChannelStatistics.of(train)
-    training = Training.centralized(config, prepare(config, train), statistics)
+    training, meta, statistics = start(config, parts)
     done, rows = _restore(folder, training)
     started = time.perf_counter()
     epochs = config.centralized.epochs
@@ -76,17 +79,39 @@ def _train(config: Config, folder: Path, train: Windows) -> None:
             if time_to_warn(log.epoch, epochs):
                 for warning in collapse_warnings([row]):
                     LOG.warning("epoch %d: %s", log.epoch, warning)
-    encoder = training.model.encoder
-    card = EncoderCard.describe(encoder, train.meta, statistics, config.digest("centralized"))
-    save_encoder(folder, encoder, card)
+    card = EncoderCard.describe(training.encoder, meta, statistics, config.digest("centralized"))
+    save_encoder(folder, training.encoder, card)
     table = Table(title=f"{folder.name}: {epochs} epochs", show_header=False)
-    table.add_row("people, windows", f"{len(train.people)}, {len(train)}")
+    table.add_row("people, windows", f"{sum(len(one.people) for one in parts)}, {sum(map(len, parts))}")
     table.add_row("time", f"{time.perf_counter() - started:.0f} s")
     table.add_row("encoder", str(folder / "encoder.safetensors"))
     Console().print(table)
 
 
-def _restore(folder: Path, training: Training) -> tuple[int, list[Row]]:
+def start(config: Config, parts: Sequence[Windows]) -> tuple[Training | Together, Meta, ChannelStatistics]:
+    """Return the training of windows of one or several kinds, and what the card of its encoder says of all of them.
+
+    Args:
+        config: The configuration.
+        parts: Windows of the training people, of each kind.
+    """
+    sums = [ChannelStatistics.of(part) for part in parts]
+    if len(parts) == 1:
+        return Training.centralized(config, prepare(config, parts[0]), sums[0]), parts[0].meta, sums[0]
+    meta = in_common([part.meta for part in parts])
+    pooled = pooled_by_kind([(part.meta.spec, own) for part, own in zip(parts, sums, strict=True)])
+    trainings = [
+        Training.centralized(
+            config,
+            replace(prepare(config, part), person=part.meta.name),  # so that each kind has views of its own
+            own_statistics(config, pooled, part.meta.spec),
+        )
+        for part in parts
+    ]
+    return Together(trainings), meta, own_statistics(config, pooled, meta.spec)
+
+
+def _restore(folder: Path, training: Training | Together) -> tuple[int, list[Row]]:
     """Load the last complete epoch, if there is one, and return its number and its rows."""
     snapshot = load_snapshot(folder / "checkpoint")
     if snapshot is None:

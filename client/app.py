@@ -60,7 +60,7 @@ def introduce(message: Message, context: Context) -> Message:
     With privacy the sums are those of mean 0 and variance 1, whatever the windows, because no noise covers them.
     """
     config, _ = from_run_config(context.run_config, context.run_id)
-    windows = _windows_of(config.data, _partition(context), _own_data(context))
+    windows = _windows_of(config, _partition(context), _own_data(context))
     statistics = ChannelStatistics.of(windows)
     if _own_data(context) or config.privacy.name != "none":  # else the server can tell it from the sums
         warn_of_constant({windows.people[0]: statistics}, windows.meta.spec.channels)
@@ -169,14 +169,14 @@ def _own_data(context: Context) -> Path | None:
     return Path(str(own)) if own else None
 
 
-def _windows_of(settings: DataSettings, partition: int, own: Path | None) -> Windows:
+def _windows_of(config: Config, partition: int, own: Path | None) -> Windows:
     if own:
-        return with_channels(_own_windows(own), settings.channels)
+        return with_channels(_own_windows(own), config.data.channels)
     with _LOADING:
-        people = _people(settings)
+        people = _people(config.data, config.any_sensors)
     if partition >= len(people):
         raise UserError(
-            f"partition-id {partition} has no person: data set {settings.title!r} has {len(people)} training people"
+            f"partition-id {partition} has no person: data set {config.data.title!r} has {len(people)} training people"
         )
     return people[partition]
 
@@ -187,10 +187,10 @@ def _own_windows(folder: Path) -> Windows:
 
 
 @lru_cache(maxsize=1)
-def _people(settings: DataSettings) -> People:
-    return training_people(settings)
+def _people(settings: DataSettings, apart: bool) -> People:
+    return training_people(settings, apart)
 
 
 @lru_cache(maxsize=_CACHED_PEOPLE)
 def _prepared(config: Config, partition: int, own: Path | None) -> TrainingData:
-    return prepare(config, _windows_of(config.data, partition, own))
+    return prepare(config, _windows_of(config, partition, own))

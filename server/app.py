@@ -21,7 +21,6 @@ from shared.checkpoint import EncoderCard, Snapshot, load_snapshot, save_encoder
 from shared.config import Config
 from shared.cpu import set_up_process
 from shared.data.statistics import ChannelStatistics
-from shared.encoders import ANY_SENSORS
 from shared.errors import UserError, refusals_named
 from shared.exchange import PREFIX, Manifest, arrays_of, incoming, outgoing, shared_names
 from shared.files import write_atomic
@@ -87,7 +86,7 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
     done = snapshot.step if snapshot else 0
     run = snapshot.meta["run"] if snapshot else token_hex(8)
     manifest = Manifest(snapshot.meta["exchange"] if snapshot else None)
-    introductions = Introductions(grid, config.federation, manifest, config.encoder.name in ANY_SENSORS)
+    introductions = Introductions(grid, config.federation, manifest, config.any_sensors)
     federation = introductions.wait_for_members()
     statistics = ChannelStatistics.from_dict(snapshot.meta["statistics"]) if snapshot else federation.statistics
     policy = config.federation.norm_statistics

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
 from operator import add
@@ -14,7 +14,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 
-from shared.body import everybodys, pooled_by_kind, worn_sensors
+from shared.body import in_common, pooled_by_kind, worn_sensors
 from shared.config import FederationSettings
 from shared.data.person import Person
 from shared.data.spec import InputSpec, Name
@@ -140,8 +140,8 @@ class Introductions:
         known = [one for _, one in self._known]
         if not self._any_sensors:
             return known[0].meta
-        names = " + ".join(sorted({one.data for one in known}))
-        return Meta(readable(names), everybodys([one.sensors for one in known]), classes=())
+        common = in_common([one.meta for one in known])
+        return replace(common, name=readable(common.name))
 
     def newcomers(self) -> list[Member]:
         """Return who has introduced itself since the last call, and ask those who are there and no members.

@@ -11,6 +11,7 @@ import numpy as np
 
 from shared.data.spec import InputSpec
 from shared.data.statistics import ChannelStatistics
+from shared.data.windows import Meta
 from shared.errors import UserError
 from shared.plausible import SENSORS
 
@@ -83,6 +84,16 @@ def everybodys(specs: Sequence[InputSpec]) -> InputSpec:
     seen = {sensor._replace(channels=(0, 1, 2)) for spec in specs for sensor in worn_sensors(spec)}
     units = {f"{sensor.name}_{axis}": SENSORS[sensor.word].unit for sensor in sorted(seen) for axis in "xyz"}
     return InputSpec(channels=tuple(units), units=tuple(units.values()), size=specs[0].size, rate=specs[0].rate)
+
+
+def in_common(metas: Sequence[Meta]) -> Meta:
+    """Return what stands for the windows of everybody: all sensors, the names of all data sets, and no activities.
+
+    Raises:
+        UserError: As ``worn_sensors``.
+    """
+    names = " + ".join(sorted({meta.name for meta in metas}))
+    return Meta(names, everybodys([meta.spec for meta in metas]), classes=())
 
 
 def pooled_by_kind(people: Sequence[tuple[InputSpec, ChannelStatistics]]) -> ChannelStatistics:

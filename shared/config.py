@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Valida
 
 from shared.augmentations import ViewSettings
 from shared.data import DATASETS, DataSettings
-from shared.encoders import ENCODERS, EncoderSettings
+from shared.encoders import ANY_SENSORS, ENCODERS, EncoderSettings
 from shared.errors import UserError, choose, nearest
 from shared.settings import NO_IDENTITY, IdentityOf, Settings, Way
 from shared.steps import STEPS, StepSettings
@@ -172,6 +172,11 @@ class Config(Settings):
         another device add the same numbers in another order.
         """
         return hashlib.sha256(json.dumps(self.identity(way), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def any_sensors(self) -> bool:
+        """Whether people with different sensors can train the encoder together."""
+        return self.encoder.name in ANY_SENSORS
 
     @property
     def enabled_tasks(self) -> dict[str, TaskSettings]:

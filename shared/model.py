@@ -14,7 +14,7 @@ from shared.config import Config
 from shared.data.spec import InputSpec
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
-from shared.encoders import ANY_SENSORS, Encoded, Encoder, View, build_encoder
+from shared.encoders import Encoded, Encoder, View, build_encoder
 from shared.errors import UserError
 from shared.seeding import seeded_initialisation
 from shared.steps import Losses, Step, StepContext, build_step
@@ -208,7 +208,7 @@ def own_statistics(config: Config, pooled: ChannelStatistics, spec: InputSpec) -
     Raises:
         UserError: Another number of values.
     """
-    if config.encoder.name in ANY_SENSORS:
+    if config.any_sensors:
         return of_channels(pooled, spec)
     if (found := len(pooled.total)) != (expected := len(spec.channels)):
         raise UserError(f"expected sums of {expected} channels, found {found}")

@@ -21,6 +21,7 @@ from shared.config import Config, TrainSettings
 from shared.data.person import person_seed
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
+from shared.encoders import Encoder
 from shared.errors import UserError
 from shared.model import Model, TrainingData, build_model, prepare
 from shared.sampling import Sampler
@@ -88,7 +89,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-def build_optimizer(model: Model, settings: TrainSettings) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019) with weight decay on matrices and kernels only."""
     parameters = [p for p in model.parameters() if p.requires_grad]  # a teacher's are moved without gradients
     groups = [
@@ -125,6 +126,9 @@ class Training:
         total_epochs: Of the whole run; the learning rate follows them.
 
     Attributes:
+        config: Of the run.
+        batch_size: Windows a step, at most.
+        total_epochs: Of the whole run.
         model: In the state of its initialisation, on the device.
         optimizer: Of all its parameters.
         data: On the device, but for what is large.
@@ -149,12 +153,12 @@ class Training:
         self.optimizer = build_optimizer(self.model, config.train)
         self.data = data.to(device)
         self.precision = pick_precision(config.train.precision, device)
-        self._config = config
-        self._sampler = Sampler(config.train, config.seed, data.windows, statistics)
+        self.config = config
+        self.sampler = Sampler(config.train, config.seed, data.windows, statistics)
         self._remade = {n: every for n, s in config.enabled_tasks.items() if (every := s.remake_every) is not None}
         self._made = {name: torch.zeros((), dtype=torch.int64) for name in self._remade}
-        self._batch_size = batch_size
-        self._total_epochs = total_epochs
+        self.batch_size = batch_size
+        self.total_epochs = total_epochs
 
     @classmethod
     def federated(cls, config: Config, data: TrainingData, statistics: ChannelStatistics) -> Self:
@@ -192,49 +196,17 @@ class Training:
         Raises:
             UserError: A loss that is not finite; names the task.
         """
-        model, data, settings = self.model, self.data, self._config.train
-        device = self.device
-        steps = math.ceil(len(self._sampler) / self._batch_size)
-        origin = [weight.detach().clone() for weight in model.encoder.parameters()]
-        model.train()
+        origin = [weight.detach().clone() for weight in self.model.encoder.parameters()]
         for epoch in epochs:
-            started = time.perf_counter()
-            self._remake_extras(epoch)
-            generator = make_generator(self._config.seed, epoch, person_seed(data.person), device=device)
-            drawn = self._sampler.draw(epoch).to(device)
-            order = drawn[torch.randperm(len(drawn), generator=generator, device=device)]
-            sums = torch.zeros(len(model.tasks), device=device)
-            total = torch.zeros((), device=device)
-            for number, rows in enumerate(order.tensor_split(steps)):
-                progress = (epoch + (number + 0.5) / steps) / self._total_epochs
-                rate = schedule(settings, progress)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                pull = proximal_mu / 2 * _squared_distance(model.encoder, origin) if proximal_mu else None
-                losses, loss = self.step(rows, generator, progress, pull)
-                sums += losses * len(rows)
-                total += loss * len(rows)
-            means = sums / len(drawn)
-            if not torch.isfinite(means).all():
-                broken = [n for n, v in zip(model.tasks, means.tolist(), strict=True) if not math.isfinite(v)]
-                raise UserError(
-                    f"epoch {epoch + 1}: the loss of {', '.join(broken)} is not finite; a smaller train.learning_rate "
-                    f"(now {settings.learning_rate:g}) may help"
-                )
-            weights = model.weighting.weights().tolist()
-            model.weighting.end_epoch(means)
-            yield EpochLog(
-                epoch=epoch + 1,
-                loss=float(total) / len(drawn),
-                losses=dict(zip(model.tasks, means.tolist(), strict=True)),
-                weights=dict(zip(model.tasks, weights, strict=True)),
-                signs=self._signs(means.tolist()),
-                learning_rate=rate,
-                windows=len(drawn),
-                precision=str(self.precision).removeprefix("torch."),
-                seconds=time.perf_counter() - started,
-                memory=_peak_memory(),
-            )
+            one = _Epoch(self, epoch, proximal_mu, origin)
+            for number in range(len(one)):
+                one.step(number)
+            yield one.log()
+
+    @property
+    def encoder(self) -> Encoder:
+        """Of the model."""
+        return self.model.encoder
 
     def step(
         self, rows: Tensor, generator: torch.Generator, progress: float, pull: Tensor | None = None
@@ -260,14 +232,6 @@ class Training:
         model.after_step(progress)
         return losses, loss
 
-    def _signs(self, losses: list[float]) -> dict[str, dict[str, float]]:
-        """Return each task's signs of a collapse."""
-        found = {}
-        for (name, task), loss in zip(self.model.tasks.items(), losses, strict=True):
-            projections, shares = (None if z is None else z.cpu().numpy() for z in (task.projections, task.code_shares))
-            found[name] = signs(projections, shares, loss, task.chance)
-        return found
-
     def state(self) -> dict[str, Tensor]:
         """Return all that a later ``load`` needs: the model, the optimizer, and extras that are made again."""
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -284,16 +248,181 @@ class Training:
         self.data = replace(self.data, extras=dict(self.data.extras) | extras)
         self._made = {name: tensors[f"made.{name}"].clone() for name in self._remade}
 
-    def _remake_extras(self, epoch: int) -> None:
+    def remake_extras(self, epoch: int) -> None:
         """Make those extras again, by the encoder of now, whose time it is, or has been while others trained."""
         for name, every in self._remade.items():
             if epoch // every > int(self._made[name]) // every and (make := TASKS[name].extra) is not None:
                 self._made[name].fill_(epoch)
                 extras = dict(self.data.extras)
                 encoder = self.model.encoder.eval()
-                made = make(self.data.windows, encoder, self._config.tasks[name], extras[name])
+                made = make(self.data.windows, encoder, self.config.tasks[name], extras[name])
                 encoder.train()
                 self.data = replace(self.data, extras=extras | {name: placed(made, self.device)})
+
+
+class _Epoch:
+    """One pass over the windows of a training, step by step.
+
+    Args:
+        training: Whose.
+        epoch: Its number, from 0.
+        proximal_mu: See ``Training.run``.
+        origin: The encoder's weights, from which the proximal term holds back.
+    """
+
+    def __init__(self, training: Training, epoch: int, proximal_mu: float, origin: list[Tensor]) -> None:
+        self._started = time.perf_counter()
+        self._training = training
+        self._epoch = epoch
+        self._mu, self._origin = proximal_mu, origin
+        model, data = training.model.train(), training.data
+        training.remake_extras(epoch)
+        device = training.device
+        self._generator = make_generator(training.config.seed, epoch, person_seed(data.person), device=device)
+        drawn = training.sampler.draw(epoch).to(device)
+        order = drawn[torch.randperm(len(drawn), generator=self._generator, device=device)]
+        self._batches = order.tensor_split(math.ceil(len(order) / training.batch_size))
+        self._sums = torch.zeros(len(model.tasks), device=device)
+        self._total = torch.zeros((), device=device)
+        self._rate = 0.0
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self._batches)
+
+    def step(self, number: int) -> None:
+        """Take a step, counted from 0; one after the other."""
+        training, rows = self._training, self._batches[number]
+        progress = (self._epoch + (number + 0.5) / len(self)) / training.total_epochs
+        self._rate = schedule(training.config.train, progress)
+        for group in training.optimizer.param_groups:
+            group["lr"] = self._rate
+        pull = self._mu / 2 * _squared_distance(training.model.encoder, self._origin) if self._mu else None
+        losses, loss = training.step(rows, self._generator, progress, pull)
+        self._sums += losses * len(rows)
+        self._total += loss * len(rows)
+
+    def log(self) -> EpochLog:
+        """Return the log, after the last step.
+
+        Raises:
+            UserError: A loss that is not finite; names the task.
+        """
+        model, windows = self._training.model, len(self._training.sampler)
+        means = self._sums / windows
+        if not torch.isfinite(means).all():
+            broken = [n for n, v in zip(model.tasks, means.tolist(), strict=True) if not math.isfinite(v)]
+            raise UserError(
+                f"epoch {self._epoch + 1}: the loss of {', '.join(broken)} is not finite; a smaller "
+                f"train.learning_rate (now {self._training.config.train.learning_rate:g}) may help"
+            )
+        weights = model.weighting.weights().tolist()
+        model.weighting.end_epoch(means)
+        return EpochLog(
+            epoch=self._epoch + 1,
+            loss=float(self._total) / windows,
+            losses=dict(zip(model.tasks, means.tolist(), strict=True)),
+            weights=dict(zip(model.tasks, weights, strict=True)),
+            signs=_signs(model, means.tolist()),
+            learning_rate=self._rate,
+            windows=windows,
+            precision=str(self._training.precision).removeprefix("torch."),
+            seconds=time.perf_counter() - self._started,
+            memory=_peak_memory(),
+        )
+
+
+class Together:
+    """Trainings of windows that differ, such as of other sensors, with one encoder and one optimizer.
+
+    Each kind of windows has a model of its own, as every client of a federation has; the encoders of all models have
+    the same weights. A batch is of one kind. Batches of all kinds are spread evenly over an epoch, in which each window
+    is seen once.
+
+    Args:
+        trainings: One for each kind of windows; from now on their encoders and optimizers are those of the first.
+
+    Attributes:
+        trainings: As given.
+        encoder: The one of the first training.
+    """
+
+    def __init__(self, trainings: Sequence[Training]) -> None:
+        self.trainings = trainings
+        first, *others = trainings
+        self.encoder = first.model.encoder
+        for other in others:
+            share_weights(self.encoder, other.model.encoder)
+        self._optimizer = build_optimizer(nn.ModuleList(one.model for one in trainings), first.config.train)
+        for one in trainings:
+            one.optimizer = self._optimizer
+
+    def run(self, epochs: range) -> Iterator[EpochLog]:
+        """Train for the given epochs, as ``Training.run`` does, and yield a log of all windows after each."""
+        for epoch in epochs:
+            started = time.perf_counter()
+            ones = [_Epoch(training, epoch, 0.0, []) for training in self.trainings]
+            for _, kind, number in sorted(
+                ((number + 0.5) / len(one), kind, number) for kind, one in enumerate(ones) for number in range(len(one))
+            ):
+                ones[kind].step(number)
+            yield _pooled([one.log() for one in ones], time.perf_counter() - started)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that a later ``load`` needs; the encoder, which all have, once."""
+        state = pack_optimizer(self._optimizer)
+        for number, training in enumerate(self.trainings):
+            left_out = ("optimizer.", "model.encoder.") if number else ("optimizer.",)
+            own = {name: value for name, value in training.state().items() if not name.startswith(left_out)}
+            state |= {f"{number}.{name}": value for name, value in own.items()}
+        return state
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what ``state`` returned."""
+        for number, training in enumerate(self.trainings):
+            begin = f"{number}."
+            training.load({name.removeprefix(begin): v for name, v in tensors.items() if name.startswith(begin)})
+        unpack_optimizer(self._optimizer, tensors)
+
+
+def share_weights(source: nn.Module, target: nn.Module) -> None:
+    """Give a module the parameters, and the buffers of the state dict, of another that is built alike, not copies."""
+    for name in source.state_dict():
+        place, _, leaf = name.rpartition(".")
+        setattr(target.get_submodule(place), leaf, getattr(source.get_submodule(place), leaf))
+
+
+def _pooled(logs: Sequence[EpochLog], seconds: float) -> EpochLog:
+    """Return one log of an epoch of several trainings: of everything the mean over their windows."""
+
+    def mean(values: Mapping[int, float]) -> float:
+        """Return the mean of values by the number of their log."""
+        return sum(value * logs[n].windows for n, value in values.items()) / sum(logs[n].windows for n in values)
+
+    def means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Return the mean of each name's values, over the logs that have it."""
+        names = dict.fromkeys(name for one in found for name in one)
+        return {name: mean({n: one[name] for n, one in enumerate(found) if name in one}) for name in names}
+
+    return replace(
+        logs[0],
+        loss=mean({n: log.loss for n, log in enumerate(logs)}),
+        losses=means([log.losses for log in logs]),
+        weights=means([log.weights for log in logs]),
+        signs={name: means([log.signs[name] for log in logs]) for name in logs[0].signs},
+        windows=sum(log.windows for log in logs),
+        seconds=seconds,
+        memory=_peak_memory(),
+    )
+
+
+def _signs(model: Model, losses: list[float]) -> dict[str, dict[str, float]]:
+    """Return each task's signs of a collapse."""
+    found = {}
+    for (name, task), loss in zip(model.tasks.items(), losses, strict=True):
+        projections, shares = (None if z is None else z.cpu().numpy() for z in (task.projections, task.code_shares))
+        found[name] = signs(projections, shares, loss, task.chance)
+    return found
 
 
 def collapse_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -315,16 +444,24 @@ def time_to_warn(step: int, total: int) -> bool:
     return step in (math.ceil(total / 4), total)
 
 
-def check_trainable(config: Config, windows: Windows) -> None:
+def check_trainable(config: Config, *parts: Windows) -> None:
     """Compute the losses of two windows, so that what cannot be trained is refused before a run's folder is made.
 
     Args:
         config: Of the run to come.
-        windows: Of the training people.
+        parts: Windows of the training people, of each kind that there is.
 
     Raises:
         UserError: The device, the encoder or a task cannot work with these settings on these windows.
     """
+    for windows in parts:
+        try:
+            _check_trainable(config, windows)
+        except UserError as error:
+            raise UserError(f"{windows.meta.name}: {error}" if len(parts) > 1 else str(error)) from None
+
+
+def _check_trainable(config: Config, windows: Windows) -> None:
     if not len(windows):
         raise UserError(f"the data set {windows.meta.name!r} has no training people")
     device = pick_device(config.train.device)

@@ -16,6 +16,7 @@ from rich.table import Table
 from shared.config import Config, load_config
 from shared.cpu import keep_memory
 from shared.data import training_people
+from shared.data.spec import InputSpec
 from shared.errors import UserError, run_command
 from shared.metrics import METRICS, read_metrics
 from shared.progress import RunProgress, RunWatcher
@@ -48,7 +49,7 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
     keep_memory()
     if engine == "ray":
         check_threads(config.train.threads)
-    clients = training_people(config.data)
+    clients = training_people(config.data, config.any_sensors)
     people = len(clients)
     if not people:
         raise UserError(f"the data set {config.data.title!r} has no training people")
@@ -59,8 +60,12 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
         )
     console = Console(stderr=True)
     persons = track(clients.ids, "checking the data", console=console, transient=True)
-    windows = [config.train.windows_of(len(clients.read(person))) for person in persons]
-    check_trainable(config, clients[0])
+    windows, kinds = [], dict[InputSpec, str]()
+    for person in persons:
+        own = clients.read(person)
+        windows.append(config.train.windows_of(len(own)))
+        kinds.setdefault(own.meta.spec, person)
+    check_trainable(config, *map(clients.read, kinds.values()))
     warn_of_lone_windows(config, windows, "train")
     with opened_run(folder, config, "federated", resume=resume, force=force) as lock:
         failure = folder / FAILURE
@@ -73,7 +78,7 @@ def simulate(config: Config, folder: Path, engine: str, *, resume: bool = False,
                 if failure.is_file():
                     raise UserError(failure.read_text(encoding="utf-8").strip()) from None
                 raise
-    _tell(folder, Console())
+    _tell(config, folder, Console())
 
 
 def _run(config: Config, folder: Path, engine: str, people: int, lock: int, watcher: RunWatcher) -> None:
@@ -105,7 +110,7 @@ def _flower_logs_to(path: Path) -> Iterator[None]:
         file.close()
 
 
-def _tell(folder: Path, console: Console) -> None:
+def _tell(config: Config, folder: Path, console: Console) -> None:
     rounds = [row for row in read_metrics(folder / METRICS) if row["kind"] == "round"]
     exchange: dict[str, Any] = json.loads((folder / EXCHANGE).read_text(encoding="utf-8"))
     clients = sum(row["clients"] for row in rounds)
@@ -128,7 +133,8 @@ def _tell(folder: Path, console: Console) -> None:
     logs = [row for path in folder.glob(f"clients/*/{METRICS}") for row in read_metrics(path)]
     for warning in collapse_warnings([row for row in logs if row["epoch"] == max(log["epoch"] for log in logs)]):
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"probe it: python -m centralized_baseline.probe --encoder {os.path.relpath(folder)}")
+    one = f" data.sets=[] data.name={config.data.names[0]}" if config.any_sensors and config.data.sets else ""
+    console.print(f"probe it: python -m centralized_baseline.probe --encoder {os.path.relpath(folder)}{one}")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

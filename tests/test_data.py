@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from shared.data import DATASETS, DataSettings, folder, join, load, training_people, uci_har, watch
+from shared.data import DATASETS, DataSettings, dsads, folder, join, load, load_apart, training_people, uci_har, watch
 from shared.data.conform import pick
 from shared.data.partition import by_person, cut, draw_fraction, draw_labels
 from shared.data.person import of_numbers
@@ -272,6 +272,38 @@ def test_chosen_channels_are_those_of_every_way_to_read(tmp_path):
         train, _ = load(settings_of("synthetic"))
         first = people[people.ids.index("synthetic/1" if one.sets else "1")]
         np.testing.assert_array_equal(first.x, train.of(["1"]).x[:, [5, 0]])
+
+
+def test_data_sets_apart_keep_their_channels_at_one_rate(dsads_zip, monkeypatch):
+    monkeypatch.setenv("FEDHAR_DSADS", str(dsads_zip))
+    held = tuple(f"watch/{person}" for person in (1, 2))
+    settings = several("watch", "dsads", holdout=(*held, "dsads/6"))
+    (train, test), (train_units, test_units) = load_apart(settings)
+    assert (train.meta.spec, train.meta.name) == (watch.SPEC, "watch")
+    assert train_units.meta.spec == dsads.SPEC.model_copy(update={"size": (128,), "rate": 50.0})
+    assert train_units.meta.classes == dsads.load(dsads_zip)[0].meta.classes
+    assert test.people == [*held]
+    assert test_units.people == ["dsads/6"]
+    people = training_people(settings, apart=True)
+    assert list(people.ids) == train_units.people + train.people
+    assert {windows.meta.name: len(windows) for windows in (train, train_units)} == {
+        name: sum(len(people.read(one)) for one in people.ids if one.startswith(name)) for name in ("watch", "dsads")
+    }
+    np.testing.assert_array_equal(people.read("watch/3").x, load(settings_of("watch"))[0].of(["3"]).x)
+    with pytest.raises(
+        UserError, match=r"total_acc_x may be any of torso_total_acc_x, .*or one data set by data.sets="
+    ):
+        load(settings)
+    everybody = tuple(f"watch/{person}" for person in range(1, 8))
+    assert [len(part.people) for part, _ in load_apart(several("watch", "dsads", holdout=everybody))] == [0, 6]
+
+
+def test_one_data_set_or_named_channels_are_the_same_apart_and_together():
+    for chosen in (several(name="watch"), several("synthetic", "watch", channels=("gyro_x",))):
+        ((train, _),) = load_apart(chosen)
+        together, _ = load(chosen)
+        np.testing.assert_array_equal(train.x, together.x)
+        assert train.people == together.people == list(training_people(chosen, apart=True).ids)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """An encoder of single sensors: the same weights whatever sensors people have, alone and in a federation."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -13,9 +15,11 @@ from flwr.clientapp import ClientApp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from centralized_baseline.__main__ import start, train_centralized
 from centralized_baseline.probe import main as probe
 from client.app import app as client_app
 from server.app import app as server_app
@@ -23,9 +27,10 @@ from server.strategy import PeopleStrategy
 from shared.body import KINDS, PLACES, everybodys, of_channels, pooled_by_kind, worn_sensors
 from shared.checkpoint import load_encoder, read_card
 from shared.config import DEFAULTS, Config, load_config
-from shared.data import DataSettings, load
+from shared.data import DataSettings, load, load_apart, training_people
 from shared.data.folder import write_folder
 from shared.data.spec import InputSpec
+from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
 from shared.encoders import Encoder, View, build_encoder
@@ -37,6 +42,7 @@ from shared.metrics import read_metrics
 from shared.model import build_initial_encoder
 from shared.plausible import SENSORS
 from shared.seeding import make_generator
+from shared.train import Together, Training, check_trainable
 from simulation.__main__ import simulate
 from simulation.inprocess import InProcessGrid
 from tests.pretext import attention_of_torch, build, only
@@ -438,3 +444,139 @@ def test_single_sensors_give_the_same_encoder_in_process_and_under_ray(tmp_path:
         simulate(config, tmp_path / engine, engine)
     one, two = ((tmp_path / engine / "encoder.safetensors").read_bytes() for engine in ("inprocess", "ray"))
     assert one == two
+
+
+KEPT = ("uci_har/1", "motionsense/4", "dsads/1", "dsads/2")
+
+
+@pytest.fixture(scope="module")
+def three(
+    uci_har_zip: Path, motionsense_zip: Path, dsads_zip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Config]:
+    """Four people of three data sets, with three, three and fifteen sensors; at half of their common rate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDHAR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name, path in (("UCI_HAR", uci_har_zip), ("MOTIONSENSE", motionsense_zip), ("DSADS", dsads_zip)):
+            patch.setenv(f"FEDHAR_{name}", str(path))
+        sets = "data.sets=[dsads,uci_har,motionsense]"
+        everybody = training_people(configure(sets).data, apart=True).ids
+        held = ",".join(person for person in everybody if person not in KEPT)
+        few = ["federation.rounds=1", "federation.min_clients=4", "centralized.epochs=2", "train.learning_rate=0.003"]
+        yield configure(sets, f"data.holdout=[{held}]", *few)
+
+
+@pytest.mark.slow
+def test_people_of_three_data_sets_give_the_same_encoder_in_process_and_under_ray(
+    three: Config, tmp_path: Path
+) -> None:
+    for engine in ("inprocess", "ray"):
+        simulate(three, tmp_path / engine, engine)
+    one, two = ((tmp_path / engine / "encoder.safetensors").read_bytes() for engine in ("inprocess", "ray"))
+    assert one == two
+    clients = [row for row in read_metrics(tmp_path / "ray" / "metrics.jsonl") if row["kind"] == "client"]
+    assert {row["person"] for row in clients} == set(KEPT)
+    crossed = json.loads((tmp_path / "ray" / "exchange.json").read_text())["crossed_the_wire"]
+    arrays = {row["name"] for row in crossed if row["kind"] == "array"}
+    assert arrays == set(outgoing(build_initial_encoder(three, spec_of("gyro")), "average"))
+    card = read_card(tmp_path / "ray")
+    assert (card.data, card.spec.rate) == ("dsads + motionsense + uci_har", 25.0)
+    assert {"total_acc_x", "body_acc_x", "gyro_x", "torso_mag_x", "left_arm_gyro_x"} <= set(card.spec.channels)
+
+
+@pytest.mark.slow
+def test_files_that_split_writes_are_those_of_a_federation_of_three_data_sets(three: Config, tmp_path: Path) -> None:
+    """Each client has its person's file and the description beside it."""
+    split_people(three.data, tmp_path / "people")
+    folders = []
+    for file in sorted((tmp_path / "people").glob("*/person_*.npz")):
+        folders.append(tmp_path / "clients" / file.stem)
+        folders[-1].mkdir(parents=True)
+        for path in (file, file.with_name("dataset.json")):
+            shutil.copy(path, folders[-1])
+    federate(tmp_path / "deployed", three, folders)
+    rows = [row for row in read_metrics(tmp_path / "deployed" / "metrics.jsonl") if row["kind"] == "client"]
+    assert {row["person"] for row in rows} == set(KEPT)
+
+
+@pytest.mark.slow
+def test_the_baseline_trains_on_people_of_three_data_sets(three: Config, tmp_path: Path) -> None:
+    train_centralized(three, tmp_path / "run")
+    first, last = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert all(last[f"loss.{task}"] < first[f"loss.{task}"] for task in three.enabled_tasks)
+    parts = [train for train, _ in load_apart(three.data)]
+    assert first["windows"] == sum(map(len, parts))
+    card = read_card(tmp_path / "run")
+    assert card.data == "dsads + motionsense + uci_har"
+    gyros = [
+        part.x[:, [name.endswith(("gyro_x", "gyro_y", "gyro_z")) for name in part.meta.spec.channels]].astype(
+            np.float64
+        )
+        for part in parts
+    ]
+    size = np.sqrt(sum(np.square(x).sum() for x in gyros) / sum(x.size for x in gyros))
+    assert card.std[card.spec.channels.index("torso_gyro_y")] == pytest.approx(size, rel=1e-6)
+    few = ["--seeds", "1", "--regimes", "all", "--out", str(tmp_path / "out"), "data.sets=[]", "data.name=watch"]
+    probe(["--encoder", str(tmp_path / "run"), *few, "data.holdout=[]"])
+    report = ProbeReport.model_validate_json((tmp_path / "out" / "run" / "probe.json").read_bytes())
+    assert report.results[0].accuracy > 0.5
+
+
+def windows_of(base: Path) -> list[Windows]:
+    """Windows of the three kinds of people that ``people`` has."""
+    found = [load_by_name("folder", folder)[0] for folder in people(base)]
+    names = ("watch", "wrist", "waist")
+    return [replace(one, meta=replace(one.meta, name=name))[:70] for name, one in zip(names, found, strict=True)]
+
+
+@pytest.mark.parametrize("method", [None, "graphcl", "byol", "hubert"])
+def test_trainings_together_have_one_encoder_and_resume_to_the_same_bits(method: str | None, tmp_path: Path) -> None:
+    parts = windows_of(tmp_path)
+    config = configure("centralized.batch_size=32", "centralized.epochs=3", "encoder.hidden=8", method=method)
+
+    def started() -> Together:
+        training, _, _ = start(config, parts)
+        assert isinstance(training, Together)
+        return training
+
+    whole, first, second = started(), started(), started()
+    logs = list(whole.run(range(3)))
+    assert [log.windows for log in logs] == [sum(map(len, parts))] * 3
+    encoders = [one.model.encoder for one in whole.trainings]
+    for encoder in encoders:
+        assert encoder.state_dict().keys() == encoders[0].state_dict().keys()
+        for name, value in encoder.state_dict().items():
+            assert value.data_ptr() == encoders[0].state_dict()[name].data_ptr()
+        expected = build_initial_encoder(config, encoder.spec)
+        assert any(not torch.equal(*pair) for pair in zip(encoder.parameters(), expected.parameters(), strict=True))
+    list(first.run(range(2)))
+    content = save(first.state())  # each tensor once
+    second.load(load_tensors(content))
+    list(second.run(range(2, 3)))
+    expected, found = whole.state(), second.state()
+    assert expected.keys() == found.keys()
+    assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
+
+
+def test_batches_of_all_kinds_are_spread_over_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: 70, 70 and 16 windows are three, three and one batch of 32 or fewer."""
+    one, two, three = windows_of(tmp_path)
+    parts = [one, two, three[:16]]
+    training, _, _ = start(configure("centralized.batch_size=32"), parts)
+    taken: list[tuple[str, list[int]]] = []
+    step = Training.step
+
+    def seen(self: Training, rows: Tensor, *rest: object) -> object:
+        taken.append((self.data.person, rows.tolist()))
+        return step(self, rows, *rest)
+
+    monkeypatch.setattr(Training, "step", seen)
+    list(training.run(range(1)))
+    assert [name for name, _ in taken] == ["watch", "wrist", "watch", "wrist", "waist", "watch", "wrist"]
+    for part in parts:
+        rows = [row for name, of_batch in taken for row in of_batch if name == part.meta.name]
+        assert sorted(rows) == list(range(len(part)))
+
+
+def test_who_cannot_train_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^watch: .*at least 2 sensors in a window, found 1"):
+        check_trainable(configure(method="graphmae"), *windows_of(tmp_path))

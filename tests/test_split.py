@@ -40,6 +40,28 @@ def test_each_person_has_one_file_and_the_folder_is_a_data_set(
         assert before.people == after.people
 
 
+def test_people_of_several_data_sets_have_ids_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "people"
+    main(["split", "watch", "synthetic", "--out", str(out), "--holdout", "watch/7"])
+    people = [*(f"synthetic/{n}" for n in range(1, 5)), *(f"watch/{n}" for n in range(1, 7))]
+    assert f"10 people: {', '.join(people)}" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["people"]
+    found = []
+    for name in ("synthetic", "watch"):
+        train, _ = load(settings(name))
+        again, _ = load(settings("folder", out / name))
+        assert again.meta == train.meta
+        np.testing.assert_array_equal(again.of([f"{name}/2"]).x, train.of(["2"]).x)
+        found += again.people
+        assert (out / name / f"person_{name}%2F2.npz").is_file()
+    assert found == people
+    with pytest.raises(UserError, match="virtual people are made of one data set, found watch, synthetic"):
+        main(["split", "watch", "synthetic", "--out", str(tmp_path / "many"), "--virtual", "20", "8"])
+    with pytest.raises(UserError, match="unknown data set 'wach'"):
+        main(["split", "synthetic", "wach", "--out", str(tmp_path / "many")])
+    assert not (tmp_path / "many").exists()
+
+
 def test_an_existing_folder_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         split_people(settings("synthetic"), tmp_path)

@@ -1,8 +1,12 @@
-"""Data sets by name, each as one pair of windows: training people and test people."""
+"""Data sets by name, each as one pair of windows: training people and test people.
+
+Several together are one pair, of the channels that all have (``load``), or a pair each, with its own channels
+(``load_apart``), where an encoder takes any sensors.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.data import dsads, folder, motionsense, synthetic, uci_har, watch
-from shared.data.conform import common_spec, conform, pick
-from shared.data.partition import by_person, each_person
+from shared.data.conform import at_rate, common_spec, conform, pick
+from shared.data.partition import each_person
 from shared.data.person import Person, in_order
 from shared.data.spec import Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
@@ -19,7 +23,10 @@ from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.errors import UserError, choose
 from shared.settings import NO_IDENTITY, Settings
 
-Loader = Callable[[Path | None], tuple[Windows, Windows]]
+Split = tuple[Windows, Windows]
+"""Windows of the training and of the test people."""
+
+Loader = Callable[[Path | None], Split]
 """Reads a data set from a path (None: where the data set is by default) into training and test windows."""
 
 DATASETS: dict[str, Loader] = {
@@ -42,7 +49,8 @@ class DataSettings(Settings):
         name: A key of ``DATASETS``.
         sets: Keys of ``DATASETS`` to use together, in place of ``name``; see ``join``. Empty: ``name`` alone.
         path: Where the data set is, or None for its default place. Of several, where "folder" is.
-        channels: To use, by name, in this order. Empty: all; of several data sets, those that all of them have.
+        channels: To use, by name, in this order. Empty: all; of several data sets, those that all of them have, or
+            each its own for an encoder that takes any sensors.
         holdout: People of the training part who become the test part, while the data set's own test people are
             left out: what is tuned is then tuned without them. Empty: the data set's own split.
     """
@@ -64,48 +72,97 @@ class DataSettings(Settings):
         return "+".join(self.names)
 
 
-def load(settings: DataSettings) -> tuple[Windows, Windows]:
+def load(settings: DataSettings) -> Split:
     """Load a data set as (train, test), split by person; channels that never change are warned of.
 
     Raises:
         UserError: An unknown data set, bad data, a person in both parts, or a holdout that names people who are
             not in the training part or leaves nobody to train on.
     """
-    train, test = _load(settings)
-    statistics = {
-        windows.people[0]: ChannelStatistics.of(windows) for part in (train, test) for windows in each_person(part)
-    }
-    warn_of_constant(statistics, train.meta.spec.channels)
-    return train, test
+    (split,) = _warned([_load(settings)])
+    return split
 
 
-def _load(settings: DataSettings) -> tuple[Windows, Windows]:
-    train, test = _all_of(settings)
+def load_apart(settings: DataSettings) -> list[Split]:
+    """Load data sets as (train, test) each, with the channels and the window length that each has.
+
+    All have the rate of the first. People are called as by ``join``. A data set whose people are all held out has no
+    training windows. One data set alone, or data sets of which channels are named, are as ``load`` returns them.
+
+    Raises:
+        UserError: As ``load``.
+    """
+    return _warned(_load_apart(settings))
+
+
+def _warned(splits: list[Split]) -> list[Split]:
+    for split in splits:
+        statistics = {
+            windows.people[0]: ChannelStatistics.of(windows) for part in split for windows in each_person(part)
+        }
+        warn_of_constant(statistics, split[0].meta.spec.channels)
+    return splits
+
+
+def _load(settings: DataSettings) -> Split:
+    (split,) = _held_out(settings, [_all_of(settings)])
+    return split
+
+
+def _load_apart(settings: DataSettings) -> list[Split]:
+    if len(settings.names) == 1 or settings.channels:
+        return [_load(settings)]
+    sets = _sets(settings)
+    rate = next(iter(sets.values()))[0].meta.spec.time.rate
+    return _held_out(settings, [_alone(name, split, rate) for name, split in sets.items()])
+
+
+def _alone(name: str, split: Split, rate: float) -> Split:
+    train, test = (conform(part, at_rate(part.meta.spec, rate)) for part in split)
+    return _named(name, train), _named(name, test)
+
+
+def _named(name: str, windows: Windows) -> Windows:
+    """Call people after their data set, so that they are unique among several."""
+    return replace(windows, person=np.char.add(f"{name}/", windows.person))
+
+
+def _held_out(settings: DataSettings, splits: list[Split]) -> list[Split]:
+    """Make test people of those training people whom the settings hold out, and check that nobody is in both parts."""
     if settings.holdout:
-        rest = without(train.people, settings.holdout, train.meta.name)
-        train, test = train.of(rest), train.of(list(settings.holdout))
-    if both := in_order(set(train.people) & set(test.people)):
-        raise UserError(f"{train.meta.name}: people {both} are in both the training and the test part")
+        people = [person for train, _ in splits for person in train.people]
+        rest = without(people, settings.holdout, "+".join(train.meta.name for train, _ in splits))
+        parts = [(train, np.isin(train.person, rest)) for train, _ in splits]
+        splits = [(train[stays], train[~stays]) for train, stays in parts]
+    for train, test in splits:
+        if both := in_order(set(train.people) & set(test.people)):
+            raise UserError(f"{train.meta.name}: people {both} are in both the training and the test part")
+    return splits
+
+
+def _all_of(settings: DataSettings) -> Split:
+    sets = _sets(settings)
+    if len(sets) == 1:
+        ((train, test),) = sets.values()
+        return with_channels(train, settings.channels), with_channels(test, settings.channels)
+    train = join({name: train for name, (train, _) in sets.items()}, settings.channels)
+    test = join({name: test for name, (_, test) in sets.items()}, settings.channels)
     return train, test
 
 
-def _all_of(settings: DataSettings) -> tuple[Windows, Windows]:
+def _sets(settings: DataSettings) -> dict[str, Split]:
+    """Read the data sets as they are."""
     names = settings.names
     for knob, values in (("sets", names), ("channels", settings.channels)):
         if twice := sorted(name for name, count in Counter(values).items() if count > 1):
             raise UserError(f"data.{knob} names {', '.join(twice)} more than once")
-    if len(names) == 1:
-        train, test = choose("data set", DATASETS, names[0])(settings.path)
-        return with_channels(train, settings.channels), with_channels(test, settings.channels)
-    if settings.path is not None and "folder" not in names:
+    if len(names) > 1 and settings.path is not None and "folder" not in names:
         raise UserError(
             f"data.path is where one data set is, and data.sets names {', '.join(names)}: set data.path=null, and name "
             "the place of each by its environment variable, as FEDHAR_UCI_HAR"
         )
-    parts = {name: choose("data set", DATASETS, name)(settings.path if name == "folder" else None) for name in names}
-    train = join({name: train for name, (train, _) in parts.items()}, settings.channels)
-    test = join({name: test for name, (_, test) in parts.items()}, settings.channels)
-    return train, test
+    paths = {name: settings.path if len(names) == 1 or name == "folder" else None for name in names}
+    return {name: choose("data set", DATASETS, name)(path) for name, path in paths.items()}
 
 
 def join(parts: Mapping[str, Windows], channels: Sequence[str] = ()) -> Windows:
@@ -124,11 +181,11 @@ def join(parts: Mapping[str, Windows], channels: Sequence[str] = ()) -> Windows:
     specs = [part.meta.spec for part in parts.values()]
     spec = pick(specs[0], channels) if channels else common_spec(specs)
     classes = tuple(dict.fromkeys(name for part in parts.values() for name in part.meta.classes))
-    fitted = {name: conform(part, spec) for name, part in parts.items()}
+    fitted = [_named(name, conform(part, spec)) for name, part in parts.items()]
     return Windows(
-        x=np.concatenate([part.x for part in fitted.values()]),
-        y=np.concatenate([_relabelled(part, classes) for part in fitted.values()]),
-        person=np.concatenate([np.char.add(f"{name}/", part.person) for name, part in fitted.items()]),
+        x=np.concatenate([part.x for part in fitted]),
+        y=np.concatenate([_relabelled(part, classes) for part in fitted]),
+        person=np.concatenate([part.person for part in fitted]),
         meta=Meta("+".join(parts), spec, classes),
     )
 
@@ -181,11 +238,15 @@ class People:
         return self.read(self.ids[partition])
 
 
-def training_people(settings: DataSettings) -> People:
+def training_people(settings: DataSettings, apart: bool = False) -> People:
     """Return the training people, as the clients of a federation.
 
     Those who have a file each are read, and checked, when they are asked for, so that memory does not grow with their
     number; test people, who are no clients, are not read.
+
+    Args:
+        settings: The data.
+        apart: Whether the people of each of several data sets have its own channels (``load_apart``).
 
     Raises:
         UserError: As ``load``; about a file of one person, when it is read.
@@ -196,5 +257,6 @@ def training_people(settings: DataSettings) -> People:
         if settings.holdout:
             train = without(train, settings.holdout, files.meta.name)
         return People(train, lambda person: with_channels(files.read(person), settings.channels))
-    windows, _ = _load(settings)
-    return People(windows.people, dict(zip(windows.people, by_person(windows), strict=True)).__getitem__)
+    splits = _load_apart(settings) if apart else [_load(settings)]
+    people = {windows.people[0]: windows for train, _ in splits for windows in each_person(train)}
+    return People(in_order(people), people.__getitem__)

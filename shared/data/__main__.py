@@ -2,7 +2,7 @@
 
 ``python -m shared.data info NAME [--path P]`` loads a data set, which checks all of it, and prints a summary.
 ``python -m shared.data download uci_har`` fetches UCI HAR into the cache folder.
-``python -m shared.data split NAME [--path P] --out DIR`` writes one file per training person, for their clients.
+``python -m shared.data split NAME... [--path P] --out DIR`` writes one file per training person, for their clients.
 ``python -m shared.data import FILES... --out DIR`` makes a data set of recordings; see ``docs/data.md``.
 """
 
@@ -66,7 +66,9 @@ def _import(options: argparse.Namespace, console: Console) -> None:
 
 
 def _settings(options: argparse.Namespace) -> DataSettings:
-    return DataSettings(name=options.name, sets=(), path=options.path, channels=(), holdout=tuple(options.holdout))
+    first, *others = options.names
+    sets = tuple(options.names) if others else ()
+    return DataSettings(name=first, sets=sets, path=options.path, channels=(), holdout=tuple(options.holdout))
 
 
 def info(settings: DataSettings, console: Console) -> None:
@@ -146,8 +148,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("info", help="load a data set, check all of it and print a summary")
     split = commands.add_parser("split", help="write one file per training person, for the clients of a deployment")
+    known = ", ".join(DATASETS)
+    show.add_argument("names", nargs=1, metavar="name", help=f"one of: {known}")
+    split.add_argument(
+        "names",
+        nargs="+",
+        metavar="name",
+        help=f"one of: {known}; or several: their people have ids like watch/3, a folder each, and the first's rate",
+    )
     for command in (show, split):
-        command.add_argument("name", help=f"one of: {', '.join(DATASETS)}")
         command.add_argument("--path", type=Path, help="folder or zip of the data set (default: its usual place)")
         command.add_argument(
             "--holdout",

@@ -85,7 +85,10 @@ def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
         raise UserError(f"data sets that are used together need a channel in common, found {heard}")
     for other in others:
         if complaints := _locate(channels, other.channels)[1]:
-            raise UserError(f"{'; '.join(complaints)}: name the channels of one place by data.channels")
+            raise UserError(
+                f"{'; '.join(complaints)}: name the channels of one place by data.channels, or one data set by "
+                "data.sets=[] data.name=NAME"
+            )
     return pick(first, channels)
 
 

@@ -35,7 +35,8 @@ import shutil
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -180,14 +181,25 @@ def write_folder(folder: Path, train: Windows, test: Windows, beside: Mapping[st
     """
     _check_parts(train, test)
     check_new(folder)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with new_folder(folder) as temporary:
         for part in (train, test):
             for windows in each_person(part):
                 _write_person(temporary / f"{file_name(windows.people[0])}.npz", windows)
         write_atomic(temporary / DESCRIPTION, _describe(train.meta, test.people))
         for name, text in (beside or {}).items():
             write_atomic(temporary / name, text)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes the place of ``folder`` when the block has ended well, and else goes.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
         temporary.replace(folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
