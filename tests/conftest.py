@@ -1,8 +1,10 @@
 """Real data for the tests: UCI HAR where it is at hand, the embedded watch recordings always."""
 
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,23 @@ def unprivileged() -> list[str]:
     if shutil.which("setpriv") is None:
         pytest.skip("no setpriv at hand: the superuser may write anywhere")
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+def modules_without(packages: Collection[str]) -> list[str]:
+    """Return the modules that are installed here, but not where these packages and what they need are alone."""
+    installed = {_canonical(distribution.name) for distribution in metadata.distributions()}
+    left, there = set(packages), set()
+    while left:
+        there.add(name := left.pop())
+        for requirement in metadata.requires(name) or []:
+            if "extra ==" not in requirement:
+                needed = _canonical(re.match(r"[\w.\-]+", requirement)[0])
+                if needed in installed - there:
+                    left.add(needed)
+    there = {_canonical(name) for name in there} | {"fedhar"}
+    owned = metadata.packages_distributions()
+    return [module for module, owners in owned.items() if not {_canonical(owner) for owner in owners} & there]
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -11,7 +11,9 @@ import numpy as np
 import polars as pl
 import scipy.io
 import yaml
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 
 from shared.data import watch
 
@@ -110,6 +112,161 @@ def _without(name: str) -> str:
 
 
 TIME = np.arange(1000) / RATE
+
+
+def cut(x: Floats) -> Floats:
+    return sliding_window_view(x, 128, axis=0)[::64]
+
+
+def spread(x: Floats) -> Floats:
+    """Root mean square of each channel's movement, (C, 1)."""
+    return x.std(axis=(0, 2))[:, np.newaxis]
+
+
+# What every logger writes in its own way; all hold the same recording, and no recipe is needed.
+
+
+def with_units(mark: str = "m/s^2") -> str:
+    x = recording() * ([9.80665] * 3 + [180 / np.pi] * 3)
+    names = ["Time (s)", *(f"Acceleration {a} ({mark})" for a in "xyz"), *(f"Gyroscope {a} (deg/s)" for a in "xyz")]
+    return text(columns(x), header=names)
+
+
+def with_index() -> str:
+    return text({"": np.arange(1000), **columns()})
+
+
+def with_text() -> str:
+    return text({"note": ['"fine, 2"'] * 1000} | columns())
+
+
+def with_exponents() -> str:
+    rows = zip(*columns().values(), strict=True)
+    return "\n".join([",".join(columns()), *(",".join(f"{value:.9e}" for value in row) for row in rows)])
+
+
+CAMEL = ["Timestamp", *(f"acc{axis}" for axis in "XYZ"), *(f"gyro{axis}" for axis in "XYZ")]
+DATES = ISO_START + (1e6 * TIME).round().astype("m8[us]")
+ARRAYS = {"time": TIME, "acc": recording()[:, :3], "gyro": recording()[:, 3:]}
+PROSE = "Data File Created By Logger\nSerial 7\n\n"
+
+
+SAME: dict[str, tuple[str, str | bytes]] = {
+    "commas": ("a.csv", text(columns())),
+    "semicolons": ("a.csv", text(columns(), ";")),
+    "decimal commas": ("a.csv", text(columns(), ";").replace(".", ",")),
+    "tabs": ("a.tsv", text(columns(), "\t")),
+    "tabs and decimal commas": ("a.txt", text(columns(), "\t").replace(".", ",")),
+    "white space": ("a.txt", re.sub(r"(?m)^", "  ", text(columns(), "   "))),
+    "Windows' ends of lines": ("a.csv", text(columns()).replace("\n", "\r\n")),
+    "blank lines": ("a.csv", text(columns()).replace("\n", "\n\n")),
+    "a byte-order mark": ("a.csv", b"\xef\xbb\xbf" + text(columns()).encode()),
+    "UTF-16": ("a.csv", text(columns()).encode("utf-16")),
+    "Windows' Latin": ("a.csv", with_units("m/s²").encode("cp1252")),
+    "units in names": ("a.csv", with_units()),
+    "a line of units": ("a.csv", text(columns()).replace("\n", "\ns,g,g,g,rad/s,rad/s,rad/s\n", 1)),
+    "comments": ("a.csv", text(columns(), before="# Logger 2.1, device 7\n# started, 10:00\n")),
+    "a header in a comment": ("a.csv", text(columns(), before="# ")),
+    "prose before the header": ("a.csv", text(columns(), before=PROSE)),
+    "a column of text": ("a.csv", with_text()),
+    "an unnamed column of row numbers": ("a.csv", with_index()),
+    "ISO times": ("a.csv", text(columns() | {"time": iso(TIME)})),
+    "ISO times with a zone": ("a.csv", text(columns() | {"time": [f"{t}+02:00" for t in iso(TIME)]})),
+    "ISO times with a blank": ("a.csv", text(columns() | {"time": [t.replace("T", " ") for t in iso(TIME)]})),
+    "milliseconds since 1970": ("a.csv", text(columns() | {"time": (1.7e12 + 1000 * TIME).astype(int)})),
+    "nanoseconds": ("a.csv", text(columns() | {"time": (1e9 * TIME).round().astype(int)})),
+    "exponents": ("a.csv", with_exponents()),
+    "short names": ("a.csv", text(columns(), header=["t", "ax", "ay", "az", "gx", "gy", "gz"])),
+    "camel case": ("a.csv", text(columns(), header=CAMEL)),
+    "Parquet": ("a.parquet", parquet(columns())),
+    "Parquet with dates": ("a.parquet", parquet(columns() | {"time": DATES})),
+    "NumPy's archive": ("a.npz", npz(**ARRAYS, rate=np.array(50.0))),
+    "arrays of rows": ("a.npz", npz(**ARRAYS | {"acc": ARRAYS["acc"].T})),
+    "MATLAB": ("a.mat", mat(**ARRAYS)),
+    "a MATLAB structure": ("a.mat", mat(walk=ARRAYS)),
+    "rows twice": ("a.csv", re.sub(r"(?m)^(5\..*)$", r"\1\n\1", text(columns()))),
+}  # fmt: skip
+
+
+# What sensors do
+
+
+def lost(share: float) -> str:
+    keep = np.random.default_rng(0).random(1000) >= share
+    return text({name: value[keep] for name, value in columns().items()})
+
+
+def empty_cells() -> str:
+    return text(columns() | {"gyro_y": np.where(np.arange(1000) % 100 == 7, np.nan, recording()[:, 4])})
+
+
+def moved(time: Floats) -> str:
+    """The recording read at other times, with a spline as the truth between samples."""
+    return text(columns(CubicSpline(TIME, recording())(time), time))
+
+
+def jittered() -> Floats:
+    return np.clip(TIME + np.random.default_rng(1).uniform(-0.25, 0.25, 1000) / RATE, 0, TIME[-1])
+
+
+def faster_later() -> Floats:
+    return np.concatenate([np.arange(0, 10, 0.02), np.arange(10, TIME[-1], 0.01)])
+
+
+def late() -> str:
+    lines = text(columns()).splitlines()
+    for row in (100, 400, 700):
+        lines[row], lines[row + 1] = lines[row + 1], lines[row]
+    return "\n".join(lines)
+
+
+DISTURBED: dict[str, tuple[Callable[[], str], float]] = {
+    "1 % of the samples are missing": (lambda: lost(0.01), 0.05),
+    "5 % of the samples are missing": (lambda: lost(0.05), 0.1),
+    "empty cells": (empty_cells, 0.05),
+    "steps that jitter": (lambda: moved(jittered()), 0.05),
+    "a rate that changes": (lambda: moved(faster_later()), 0.05),
+    "a clock that is 0.7 % fast": (lambda: moved(np.arange(0, TIME[-1], 0.02 / 1.007)), 0.05),
+    "100 Hz": (lambda: moved(np.arange(0, TIME[-1], 0.01)), 0.05),
+    "samples that come late": (late, 1e-6),
+}
+
+
+def logged(x: Floats, rate: float, start: float, names: list[str]) -> dict[str, Any]:
+    """Three axes at another rate and with another start than the other sensors, as phones log them."""
+    time = np.arange(start, 19, 1 / rate)
+    return dict(zip(names, CubicSpline(TIME, x)(time).T, strict=True)) | {"t": time}
+
+
+def sensor_logger() -> dict[str, str]:
+    acc = logged(recording()[:, :3], 100.0, 0.004, list("xyz"))
+    gyro = logged(recording()[:, 3:], 50.0, 0.011, list("xyz"))
+    files = {}
+    for name, values, factor in (("TotalAcceleration", acc, 9.80665), ("Gyroscope", gyro, 1.0)):
+        time = 1.7e18 + 1e9 * values["t"]
+        files[f"walk/{name}.csv"] = text(
+            {"time": time.astype(np.int64), "seconds_elapsed": values["t"]}
+            | {axis: factor * values[axis] for axis in "zyx"}
+        )
+    files["walk/Metadata.csv"] = "version,device name\n3,phone\n"
+    files["walk/Orientation.csv"] = text({"time": TIME, **{f"q{axis}": TIME for axis in "wxyz"}})
+    return files
+
+
+def phyphox() -> dict[str, str]:
+    acc = logged(recording()[:, :3] * 9.80665, 100.0, 0.004, [f"Acceleration {a} (m/s^2)" for a in "xyz"])
+    gyro = logged(recording()[:, 3:], 50.0, 0.011, [f"Gyroscope {a} (rad/s)" for a in "xyz"])
+    files = {}
+    for name, values in (("Accelerometer", acc), ("Gyroscope", gyro)):
+        time = {"Time (s)": values.pop("t")}
+        quoted = text(time | values, header=[f'"{column}"' for column in time | values])
+        files[f"{name}.csv"] = quoted
+    files["meta/device.csv"] = '"property","value"\n"deviceModel","phone"\n'
+    return files
+
+
+# What is bad
+
 BY_PATH = {"path": r"(?P<person>\w+)\.csv"}
 Make = Callable[[Path], Mapping[str, Any] | None]
 """Writes files into the folder that is imported; returns changes of the recipe, or None to import without one."""

@@ -5,10 +5,10 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import modules_without
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
@@ -70,20 +70,9 @@ def test_the_container_of_a_client_has_all_that_its_code_imports() -> None:
     """Without Docker: every package that its image does not install, with what those need, is hidden from Python."""
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     listed = re.search(r"client-packages\nRUN pip install --constraint \S+ \\\n\s+(.*?) \\\n", dockerfile)
-    left, there = {"flwr", *listed[1].split()}, {"seglearn"}
-    assert len(left) > 10
-    while left:
-        there.add(name := left.pop())
-        for requirement in metadata.requires(name) or []:
-            if "extra ==" not in requirement:
-                needed = canonical(re.match(r"[\w.\-]+", requirement)[0])
-                if needed not in there and any(canonical(d.name) == needed for d in metadata.distributions()):
-                    left.add(needed)
-    there = {canonical(name) for name in there}
-    hidden = [
-        module for module, owners in metadata.packages_distributions().items()
-        if not {canonical(owner) for owner in owners} & there | {"fedhar"} & {canonical(owner) for owner in owners}
-    ]  # fmt: skip
+    packages = {"flwr", *listed[1].split()}
+    assert len(packages) > 10
+    hidden = [module for module in modules_without(packages) if module != "seglearn"]
     assert {"sklearn", "threadpoolctl", "torchjd"}.isdisjoint(hidden)
     assert {"matplotlib", "onnxruntime", "ray"} <= set(hidden)
     code = (
@@ -92,7 +81,3 @@ def test_the_container_of_a_client_has_all_that_its_code_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -25,6 +25,8 @@ LOG = logging.getLogger(__name__)
 FINEST = 1000
 """Rates are taken to be in a ratio of whole numbers up to this."""
 
+NAME_ONE = "say which by data.channels"
+
 Floats = NDArray[np.float32]
 
 
@@ -46,7 +48,7 @@ def conform(windows: Windows, spec: InputSpec) -> Windows:
     own = windows.meta.spec
     if own == spec:
         return windows
-    rows, complaints = _locate(spec.channels, own.channels)
+    rows, complaints = locate(spec.channels, own.channels)
     factors = [_factor(own.units[row], unit) for row, unit in zip(rows, spec.units, strict=False)]
     complaints += [
         f"{own.channels[row]} is in {own.units[row]}, expected {unit}"
@@ -84,7 +86,7 @@ def common_spec(specs: Sequence[InputSpec]) -> InputSpec:
         heard = "; ".join(", ".join(spec.channels) for spec in specs)
         raise UserError(f"data sets that are used together need a channel in common, found {heard}")
     for other in others:
-        if complaints := _locate(channels, other.channels)[1]:
+        if complaints := locate(channels, other.channels)[1]:
             raise UserError(
                 f"{'; '.join(complaints)}: name the channels of one place by data.channels, or one data set by "
                 "data.sets=[] data.name=NAME"
@@ -104,7 +106,7 @@ def pick(spec: InputSpec, channels: Sequence[str]) -> InputSpec:
     Raises:
         UserError: A channel that is not there, or is measured at several places.
     """
-    rows, complaints = _locate(channels, spec.channels)
+    rows, complaints = locate(channels, spec.channels)
     if complaints:
         raise UserError(f"{'; '.join(complaints)}; there are {', '.join(spec.channels)}")
     return spec.model_copy(update={"channels": tuple(channels), "units": tuple(spec.units[row] for row in rows)})
@@ -124,15 +126,19 @@ def _middle(x: Floats, samples: int) -> Floats:
     return np.ascontiguousarray(x[:, :, first : first + samples])
 
 
-def _locate(wanted: Sequence[str], channels: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return where each wanted channel is, and complaints about those that are nowhere or at several places."""
+def locate(wanted: Sequence[str], channels: Sequence[str], remedy: str = NAME_ONE) -> tuple[list[int], list[str]]:
+    """Return where each wanted channel is, and complaints about those that are nowhere or at several places.
+
+    Args:
+        wanted: Names.
+        channels: Names of those that are there.
+        remedy: What to do where one may be any of several.
+    """
     found = {name: _find(name, channels) for name in wanted}
     missing = [name for name, names in found.items() if not names]
     complaints = [f"missing channels: {', '.join(missing)}"] if missing else []
     complaints += [
-        f"{name} may be any of {', '.join(names)}: say which by data.channels"
-        for name, names in found.items()
-        if len(names) > 1
+        f"{name} may be any of {', '.join(names)}: {remedy}" for name, names in found.items() if len(names) > 1
     ]
     if not complaints:
         shared = [name for name, (one,) in found.items() if sum([one] == names for names in found.values()) > 1]

@@ -41,6 +41,8 @@ LOWEST_SHARE, HIGHEST_SHARE = 0.4, 100.0
 """Rates that can be resampled, as multiples of the target: lower ones have lost too much of a movement."""
 OUT_OF_ORDER, OUT_OF_ORDER_SECONDS = 0.01, 1.0
 """Samples are sorted where no more than this share comes late, by no more than this time; else a clock was set back."""
+ABSOLUTE = 1e8
+"""Times above this (s) count from 1970."""
 INTERPOLATED, AROUND = 2**16, 5
 """Moments at which samples are interpolated at a time, and samples on each side that are taken too."""
 REPEATED = 0.01

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from shared.data.importing.cutting import Cut, cut
+from shared.data.importing.align import ABSOLUTE
+from shared.data.importing.cutting import Cut, check_left, cut
 from shared.data.importing.labels import Intervals
 from shared.data.importing.reading import read_table
 from shared.data.importing.recipe import Recipe
@@ -19,9 +20,6 @@ from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.errors import UserError
 from shared.large import Stack, blocks, take_rows
-
-ABSOLUTE = 1e8
-"""Times above this (s) count from 1970, so that recordings of one person can be compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ def build(sources: Sequence[Source], recipe: Recipe, console: Console) -> Import
     if intervals is not None:
         intervals.check_used()
     _check_overlaps(cuts, by_intervals=intervals is not None)
-    _check_left(cuts, recipe)
+    check_left(cuts, recipe)
     notes = [*reader.twice]
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
@@ -94,26 +92,6 @@ def _check_overlaps(cuts: Iterable[Cut], by_intervals: bool) -> None:
                 f"{one.found.start:.12g} s on: give one of them to another person, or leave it out"
             )
         last[one.person] = one
-
-
-def _check_left(cuts: Sequence[Cut], recipe: Recipe) -> None:
-    if any(len(one.labels) for one in cuts):
-        return
-    seconds = sum(one.found.seconds for one in cuts)
-    gaps = sum(b - a for one in cuts for a, b in one.found.gaps)
-    why = [f"{gaps:.0f} s are in gaps"] if gaps else []
-    why += [
-        f"{total:.0f} s are {reason}"
-        for reason in dict.fromkeys(reason for one in cuts for reason in one.found.left)
-        if (total := sum(b - a for one in cuts for a, b in one.found.left.get(reason, [])))
-    ]
-    if lost := sum(one.lost for one in cuts):
-        why.append(f"{lost} windows have too many lost samples")
-    names = cuts[0].name if len(cuts) == 1 else f"{len(cuts)} recordings"
-    raise UserError(
-        f"{names}: no window of {recipe.seconds:.4g} s ({recipe.window} samples at {recipe.target_rate:g} Hz) is left "
-        f"of {seconds:.4g} s: {', '.join(why)}"
-    )
 
 
 def _join(cuts: Sequence[Cut], x: NDArray[np.float32], recipe: Recipe) -> Windows:

@@ -7,10 +7,10 @@ from rich.console import Console
 
 from shared.data.folder import check_new, write_folder
 from shared.data.importing.build import build
-from shared.data.importing.propose import propose, sample
+from shared.data.importing.propose import propose, read_sample
 from shared.data.importing.quality import render, show
-from shared.data.importing.reading import read_table
-from shared.data.importing.recipe import Recipe, read_recipe, to_yaml
+from shared.data.importing.recipe import Recipe
+from shared.data.importing.recipe_file import read_recipe, to_yaml
 from shared.data.importing.sources import Source, find_sources
 from shared.errors import UserError
 from shared.files import open_atomic
@@ -61,14 +61,7 @@ def guess(sources: Sequence[Source], console: Console) -> Recipe:
     Raises:
         UserError: A file cannot be read, or nothing can be guessed.
     """
-    tables, unread = [], []
-    for source in sample(sources):
-        try:
-            tables.append(read_table(source, source.read()))
-        except UserError as error:  # loggers put notes beside their recordings
-            unread.append(error)
-    if not tables:
-        raise unread[0]
+    tables, unread = read_sample(sources)
     recipe, guesses = propose(tables, [source.path for source in sources])
     console.print("[bold]guessed[/]")
     lines = [*(f"no recording: {error}" for error in unread), *(f"{guess.what}: {guess.why}" for guess in guesses)]

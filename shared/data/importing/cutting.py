@@ -7,9 +7,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from shared.data.importing.align import Found, Piece, align
+from shared.data.importing.align import Floats, Found, Piece, align
 from shared.data.importing.recipe import Recipe, body_of, channels_of, kind_of
 from shared.data.importing.recordings import Recording
+from shared.errors import UserError
 from shared.gravity import body_acceleration
 from shared.large import Stack, blocks
 from shared.plausible import check_units
@@ -29,17 +30,19 @@ class Cut:
         name: Of the recording, for a message.
         person: Id.
         x: float32 (N, C, T).
+        spans: (N, 2) seconds, from when to when.
         labels: Text (N,), "" where a window has none.
         found: What was found in the recording.
-        lost: Windows that were left out because too many of their samples are lost.
+        lost: (M, 2) seconds: windows that were left out because too many of their samples are lost.
     """
 
     name: str
     person: str
     x: NDArray[np.float32]
+    spans: Floats
     labels: NDArray[np.str_]
     found: Found
-    lost: int
+    lost: Floats
 
 
 def cut(recording: Recording, recipe: Recipe) -> Cut:
@@ -52,7 +55,7 @@ def cut(recording: Recording, recipe: Recipe) -> Cut:
     measured = [channel for stream in recording.streams for channel in stream.channels]
     _check(recording.name, measured, pieces)
     x = Stack((len(recipe.channels), recipe.window), np.float32)
-    labels, lost = [np.zeros(0, np.str_)], 0
+    spans, labels, lost = [np.zeros((0, 2))], [np.zeros(0, np.str_)], [np.zeros((0, 2))]
     for piece in pieces:
         if len(piece.x) < recipe.window:
             continue
@@ -62,8 +65,44 @@ def cut(recording: Recording, recipe: Recipe) -> Cut:
             x.append(windows[rows].astype(np.float32))
             moments = piece.start + (rows[:, np.newaxis] * recipe.step + np.arange(recipe.window)) / piece.rate
             labels.append(_label(_named(recording.track.at(moments), recipe)))
-        lost += int((~whole).sum())
-    return Cut(recording.name, recording.person, x.array(), np.concatenate(labels), found, lost)
+        start = piece.start + np.arange(len(whole)) * recipe.step / piece.rate
+        span = np.stack([start, start + recipe.window / piece.rate], axis=1)
+        spans.append(span[whole])
+        lost.append(span[~whole])
+    return Cut(
+        name=recording.name,
+        person=recording.person,
+        x=x.array(),
+        spans=np.concatenate(spans),
+        labels=np.concatenate(labels),
+        found=found,
+        lost=np.concatenate(lost),
+    )
+
+
+def check_left(cuts: Sequence[Cut], recipe: Recipe) -> None:
+    """Refuse recordings of which no window is left.
+
+    Raises:
+        UserError: Says why.
+    """
+    if any(len(one.labels) for one in cuts):
+        return
+    seconds = sum(one.found.seconds for one in cuts)
+    gaps = sum(b - a for one in cuts for a, b in one.found.gaps)
+    why = [f"{gaps:.0f} s are in gaps"] if gaps else []
+    why += [
+        f"{total:.0f} s are {reason}"
+        for reason in dict.fromkeys(reason for one in cuts for reason in one.found.left)
+        if (total := sum(b - a for one in cuts for a, b in one.found.left.get(reason, [])))
+    ]
+    if lost := sum(len(one.lost) for one in cuts):
+        why.append(f"{lost} windows have too many lost samples")
+    names = cuts[0].name if len(cuts) == 1 else f"{len(cuts)} recordings"
+    raise UserError(
+        f"{names}: no window of {recipe.seconds:.4g} s ({recipe.window} samples at {recipe.target_rate:g} Hz) is left "
+        f"of {seconds:.4g} s: {', '.join(why)}"
+    )
 
 
 def _check(name: str, channels: Sequence[str], pieces: Sequence[Piece]) -> None:

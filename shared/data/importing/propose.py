@@ -1,20 +1,22 @@
 """Guesses what recordings mean: columns by their names, units by magnitude, time by its steps; each with its reason."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from shared.data.importing.align import LOWEST_SHARE, UNEVEN_STEP
+from shared.data.importing.align import LOWEST_SHARE, UNEVEN_STEP, Floats
+from shared.data.importing.reading import read_table
 from shared.data.importing.recipe import UNITS, Recipe, kind_of
 from shared.data.importing.sources import Source
 from shared.data.importing.table import ISO, SECONDS, Table, is_iso
+from shared.data.importing.text_table import SEPARATORS
 from shared.data.person import in_order
 from shared.errors import UserError
-from shared.plausible import SENSORS
+from shared.plausible import SENSORS, axis_of
 
 MOST = 0.9
 """Share of paths that tell the person in the same way."""
@@ -80,34 +82,43 @@ class _Triad:
     magnitude: float
 
 
-def sample(sources: Sequence[Source]) -> list[Source]:
-    """Return the files to look at: the first of each name, so that every sensor is seen, but not too many."""
+def read_sample(sources: Sequence[Source]) -> tuple[list[Table], list[UserError]]:
+    """Read the files to look at: the first of each name, so that every sensor is seen, but not too many.
+
+    Returns:
+        Those that can be read, and why others cannot: loggers put notes beside their recordings.
+
+    Raises:
+        UserError: None can be read.
+    """
     first = list({PurePosixPath(source.path).name: source for source in reversed(sources)}.values())[::-1]
-    return [first[row] for row in np.unique(np.linspace(0, len(first) - 1, SAMPLED).round().astype(int))]
+    tables, unread = [], []
+    for row in np.unique(np.linspace(0, len(first) - 1, SAMPLED).round().astype(int)):
+        try:
+            tables.append(read_table(first[row], first[row].read()))
+        except UserError as error:
+            unread.append(error)
+    if not tables:
+        raise unread[0]
+    return tables, unread
 
 
 def propose(tables: Sequence[Table], paths: Sequence[str]) -> tuple[Recipe, list[Guess]]:
     """Guess a recipe.
 
     Args:
-        tables: Some of the files; see ``sample``.
+        tables: Some of the files; see ``read_sample``.
         paths: Of all files.
 
     Raises:
-        UserError: No acceleration or rotation rate in three axes can be found, or no time.
+        UserError: No acceleration or rotation rate in three axes can be found.
     """
-    guesses: list[Guess] = []
-    labels = [table for table in tables if _is_intervals(table)]
-    recordings = [table for table in tables if table not in labels]
-    found = [triad for table in recordings for triad in _triads(table)]
-    if not found:
-        names = recordings[0].frame.columns if recordings else tables[0].frame.columns
-        raise UserError(
-            f"{(recordings or tables)[0].place}: no columns look like x, y and z of an accelerometer or a gyroscope; "
-            f"found {', '.join(map(repr, names[:12]))}; name the right ones in a recipe, and import with --recipe"
-        )
-    fields: dict[str, Any] = {"sensors": _sensors(found, recordings, guesses)}
-    fields |= _time(next(triad.table for triad in found), guesses)
+    recordings, labels = _sorted(tables)
+    fields, found, guesses = _columns(recordings, {})
+    if "time" in fields:
+        fields |= _slow(found[0].table, fields, guesses)
+    else:
+        guesses.append(Guess("no time", "no column goes on by the steps of a sensor; say rate (Hz) in the recipe"))
     taken = {column for triad in found for column in triad.columns}
     label_file = PurePosixPath(labels[0].path).name if labels else None
     files = [path for path in paths if PurePosixPath(path).name != label_file]
@@ -122,6 +133,55 @@ def propose(tables: Sequence[Table], paths: Sequence[str]) -> tuple[Recipe, list
     else:
         guesses.append(Guess("no labels", "no column and no file of intervals tells any; a path can, see the recipe"))
     return Recipe.model_validate(fields), guesses
+
+
+def propose_columns(tables: Sequence[Table], named: Mapping[str, str]) -> tuple[Recipe, list[Guess]]:
+    """Guess the part of a recipe that tells what was measured when, and neither people nor activities.
+
+    Args:
+        tables: See ``propose``.
+        named: Channels, each with its unit, that columns of these names are unless they are known for another sensor.
+
+    Raises:
+        UserError: Nothing that was measured can be found.
+    """
+    fields, _, guesses = _columns(_sorted(tables)[0], named)
+    return Recipe.model_validate(fields), guesses
+
+
+def _sorted(tables: Sequence[Table]) -> tuple[list[Table], list[Table]]:
+    """Return the recordings and the files of intervals."""
+    labels = [table for table in tables if _is_intervals(table)]
+    return [table for table in tables if table not in labels] or labels, labels
+
+
+def _columns(recordings: Sequence[Table], named: Mapping[str, str]) -> tuple[dict[str, Any], list[_Triad], list[Guess]]:
+    """Return the sensors and the time as fields of a recipe, the columns of three-axis sensors, and the guesses."""
+    guesses = list(dict.fromkeys(guess for table in recordings for guess in _layout(table)))
+    found = [triad for table in recordings for triad in _triads(table)]
+    sensors = _sensors(found, recordings, guesses)
+    names, taken = recordings[0].frame.columns, {column for sensor in sensors.values() for column in sensor["columns"]}
+    for channel in (name for name in named if name in names and name not in taken):
+        sensors[channel] = {"columns": [channel], "unit": named[channel]}
+        guesses.append(Guess(f"{channel} in {named[channel]}", "its name is that of a channel"))
+    if not sensors:
+        raise UserError(
+            f"{recordings[0].place}: no columns look like x, y and z of an accelerometer or a gyroscope; "
+            f"found {', '.join(map(repr, names[:12]))}; name the right ones in a recipe, and give it by --recipe"
+        )
+    fields = {"sensors": sensors} | _time(found[0].table if found else recordings[0], guesses)
+    return fields, found, guesses
+
+
+def _layout(table: Table) -> list[Guess]:
+    """Return how a text is laid out, where that is unusual."""
+    if table.layout is None:
+        return []
+    separator, decimal_comma, _, skip = table.layout
+    told = [f"columns parted by {SEPARATORS[separator]}"] if separator != "," else []
+    told += ["decimal commas"] if decimal_comma else []
+    told += [f"the first sample in line {skip + 1}"] if skip != 1 else []
+    return [Guess(", ".join(told), f"so that most cells of {table.place} are values")] if told else []
 
 
 def _words(name: str) -> list[str]:
@@ -156,7 +216,9 @@ def _triads(table: Table) -> list[_Triad]:
             kind = _kind(file)
         if kind is None or set(columns) != set("xyz") or OTHERS & set(words + ([] if _kind(words) else file)):
             continue
-        place = "_".join(
+        named = axis_of(columns["x"])
+        place = named.place if named else ""
+        place = place or "_".join(
             word for word in dict.fromkeys([*file, *words]) if word in PLACES and word not in KINDS["body_acc"]
         )
         x = np.stack([table.numbers(columns[axis]) for axis in "xyz"], axis=1)
@@ -250,28 +312,39 @@ def _pattern(table: Table) -> str:
 
 def _time(table: Table, guesses: list[Guess]) -> dict[str, Any]:
     for column in (name for name in table.frame.columns if TIME & set(_words(name))):
-        if is_iso([cell for cell in table.texts(column)[:SAMPLED] if cell]):
-            guesses.append(Guess(f"time from {column!r}", "ISO 8601 times"))
-            return {"time": column, "time_unit": ISO}
-        try:
-            steps = np.diff(table.numbers(column))
-        except UserError:
+        unit = _unit_of_time(table, column)
+        if unit is None:
             continue
-        steps = steps[steps > 0]
-        usual = float(np.median(steps)) if len(steps) else np.nan
-        for unit, factor in SECONDS.items():
-            if STEPS[0] <= usual * factor <= STEPS[1]:
-                rate, uneven = 1 / (usual * factor), float((np.abs(steps - usual) > UNEVEN_STEP * usual).mean())
-                why = f"a usual step of {usual:.6g}, so {rate:.4g} Hz; {100 * uneven:.1f} % of the steps are uneven"
-                guesses.append(Guess(f"time from {column!r} in {unit}", why))
-                return {"time": column, "time_unit": unit} | _slow(rate, guesses)
-    guesses.append(Guess("no time", "no column goes on by the steps of a sensor; say rate (Hz) in the recipe"))
+        steps, usual = _steps(table, column, unit)
+        rate, uneven = 1 / usual, float((np.abs(steps - usual) > UNEVEN_STEP * usual).mean())
+        what = f"time from {column!r}, ISO 8601" if unit == ISO else f"time from {column!r} in {unit}"
+        guesses.append(Guess(what, f"{rate:.4g} Hz by its usual step; {100 * uneven:.1f} % of the steps are uneven"))
+        return {"time": column, "time_unit": unit}
     return {}
 
 
-def _slow(rate: float, guesses: list[Guess]) -> dict[str, Any]:
+def _unit_of_time(table: Table, column: str) -> str | None:
+    """Return the unit in which a column goes on by the steps of a sensor; None where there is none."""
+    units = [ISO] if is_iso([cell for cell in table.texts(column)[:SAMPLED] if cell]) else [*SECONDS]
+    if ISO not in units:
+        try:
+            table.numbers(column)
+        except UserError:
+            return None
+    return next((unit for unit in units if STEPS[0] <= _steps(table, column, unit)[1] <= STEPS[1]), None)
+
+
+def _steps(table: Table, column: str, unit: str) -> tuple[Floats, float]:
+    """Return the steps of time (s) that are not 0, and the usual one."""
+    steps = np.abs(np.diff(table.times(column, unit)))
+    steps = steps[steps > 0]
+    return steps, float(np.median(steps)) if len(steps) else np.nan
+
+
+def _slow(table: Table, fields: Mapping[str, Any], guesses: list[Guess]) -> dict[str, Any]:
     """Return the rate and the lengths of windows where a recording is too slow for the usual ones."""
     usual = Recipe.model_fields["target_rate"].default
+    rate = 1 / _steps(table, fields["time"], fields["time_unit"])[1]
     if rate >= LOWEST_SHARE * usual:
         return {}
     target = float(f"{rate:.2g}")

@@ -13,7 +13,7 @@ from scipy.signal import periodogram
 
 from shared.data.importing.build import Imported
 from shared.data.importing.cutting import Cut
-from shared.data.importing.recipe import to_yaml
+from shared.data.importing.recipe_file import to_yaml
 from shared.data.importing.worn import Left
 from shared.data.windows import UNLABELLED, Windows
 from shared.plausible import Triad
@@ -142,7 +142,7 @@ def notes(imported: Imported) -> list[str]:
         ("lost samples that were interpolated", sum(one.filled for one in found)),
         ("samples that came late and were put in order", sum(one.sorted for one in found)),
         ("samples dropped because they repeat a time", sum(one.repeated for one in found)),
-        ("windows left out because more than a tenth of them is lost", sum(cut.lost for cut in imported.cuts)),
+        ("windows left out because more than a tenth of them is lost", sum(len(cut.lost) for cut in imported.cuts)),
         ("recordings that give no window", sum(not len(cut.labels) for cut in imported.cuts)),
     ):
         if count:
@@ -177,7 +177,7 @@ def _row(name: str, cuts: Sequence[Cut], classes: Sequence[str]) -> Row:
         gaps=(len(gaps), sum(gaps)),
         filled=sum(one.filled for one in found),
         left=left,
-        lost=sum(cut.lost for cut in cuts),
+        lost=sum(len(cut.lost) for cut in cuts),
     )
 
 

@@ -37,13 +37,12 @@ def read_table(source: Source, content: bytes) -> Table:
         raise UserError(f"{place} is empty: it has 0 bytes")
     suffix = PurePosixPath(path).suffix.lower()
     if suffix in _BINARY:
-        frame, first_line = _BINARY[suffix](content, place), 1
+        frame, layout = _BINARY[suffix](content, place), None
     else:
         frame, layout = read_text(content, place)
-        first_line = layout.skip + 1
     if not frame.height:
         raise UserError(f"{place} holds no samples")
-    return Table(path, place, frame, first_line)
+    return Table(path, place, frame, layout)
 
 
 def _parquet(content: bytes, place: str) -> pl.DataFrame:

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from shared.data.importing.text_table import Layout
 from shared.errors import UserError, nearest
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -31,13 +32,13 @@ class Table:
         path: Within what the user named, with forward slashes.
         place: What to call the file in a message.
         frame: The columns; text where the file is text.
-        first_line: Line of the file with the first row; 1 where rows are not lines.
+        layout: How its text is laid out; None where it is no text.
     """
 
     path: str
     place: str
     frame: pl.DataFrame
-    first_line: int = 1
+    layout: Layout | None = None
 
     def __len__(self) -> int:
         return self.frame.height
@@ -100,7 +101,8 @@ class Table:
 
     def refuse(self, row: int, column: str, problem: str) -> UserError:
         """Return the error of a cell; rows count from 0."""
-        return UserError(f"{self.place}, line {row + self.first_line}, column {column!r}: expected {problem}")
+        line = row + 1 + (self.layout.skip if self.layout else 0)
+        return UserError(f"{self.place}, line {line}, column {column!r}: expected {problem}")
 
     def _column(self, name: str) -> pl.Series:
         if name not in self.frame.columns:

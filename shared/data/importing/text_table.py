@@ -11,8 +11,8 @@ import polars as pl
 
 from shared.errors import UserError
 
-SEPARATORS = (",", ";", "\t", " ")
-"""What may part the cells; a blank stands for any white space."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "white space"}
+"""What may part the cells, in words; a blank stands for any white space."""
 SNIFFED = 200
 """Lines that are looked at."""
 
