@@ -34,7 +34,7 @@ def measure_steps(config: Config) -> list[Measurement]:
     device = data.x.device
     generator = make_generator(0, device=device)
     everything = torch.arange(size, device=device)
-    batch = model.batch(data.x, data.extras)
+    batch = model.batch(data.x, data.extras, generator)
     passes = [view for _, view in grouped([v for views in model.draw(batch, generator).views for v in views])]
     passes = [view for view in passes if not view.teacher]
     targets = [torch.randn(len(v.x), model.encoder.dim, generator=generator, device=device) for v in passes]
