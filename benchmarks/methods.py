@@ -9,10 +9,7 @@ import argparse
 import io
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import cycle, product
 from pathlib import Path
@@ -21,10 +18,10 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.jobs import ROOT, Job, do_jobs, training
 from benchmarks.steps import step_times
-from shared.config import DEFAULTS, METHODS, Config, differences, load_config
+from shared.config import METHODS, Config, load_config
 from shared.data import training_people
 from shared.errors import UserError, choose, run_command
 from shared.evaluate import ProbeReport
@@ -32,7 +29,6 @@ from shared.files import write_atomic
 from shared.runs import EXCHANGE, runs_root
 from shared.settings import Way
 
-ROOT = DEFAULTS.parents[1]
 WAYS: tuple[Way, ...] = ("centralized", "federated")
 PROTOCOLS = ("linear", "knn", "finetune")
 REGIMES = ("1", "all")
@@ -90,11 +86,11 @@ def main(arguments: list[str]) -> None:
         _training(options.config, budget, name, way, seed)
         for name, way, seed in product(options.methods, options.ways, range(options.seeds))
     ]
-    _do("training", trainings, options.jobs, console)
+    do_jobs("training", trainings, options.jobs, console)
     beside = [(n, b) for n, b in _distinct_baselines(configs) if _protocols_of(b, options.protocols)]
     judgements = [_judgement(configs[name], way, options) for name, way in product(options.methods, options.ways)]
     baselines = [_baseline(options, budget, name, configs[name], baseline) for name, baseline in beside]
-    _do("judging", judgements + baselines, options.jobs, console)
+    do_jobs("judging", judgements + baselines, options.jobs, console)
     rows = [
         _read(name, way, _series(configs[name], way), configs[name])
         for name, way in product(options.methods, options.ways)
@@ -142,29 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass(frozen=True)
-class Job:
-    """A command of this project, and whether what it writes is there."""
-
-    title: str
-    command: tuple[str, ...]
-    done: bool
-
-
 def _training(path: Path, budget: Sequence[str], name: str, way: Way, seed: int) -> Job:
     overrides = [*budget, f"seed={seed}"]
-    config = load_config(path, overrides, name)
-    folder = _run(config, way, seed)
-    command = ["centralized_baseline"] if way == "centralized" else ["simulation", "--engine", "inprocess"]
-    command += ["--config", str(path.resolve()), "--method", name, "--name", folder.name, *overrides]
-    if (folder / "config.yaml").is_file():
-        if changed := differences(load_config(folder / "config.yaml"), config, way):
-            raise UserError(
-                f"the run {folder} was made with other settings ({'; '.join(changed)}): set name=OTHER for runs of "
-                "their own, or remove it"
-            )
-        command.append("--resume")
-    return Job(folder.name, tuple(command), (folder / "encoder.json").is_file())
+    return training(path, overrides, name, way, _run(load_config(path, overrides, name), way, seed))
 
 
 def _judgement(method: Config, way: Way, options: argparse.Namespace) -> Job:
@@ -235,48 +211,6 @@ def _is_judged(folder: Path, protocols: Sequence[str], seeds: int, judged: Seque
     # With all labels, what is not random is judged once.
     drawn = {(one.protocol, one.seed) for one in results if one.regime == REGIMES[0]}
     return set(product(protocols, range(seeds))) <= drawn
-
-
-def _do(what: str, jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
-    """Run the commands that have not been run, some side by side.
-
-    Raises:
-        UserError: Some failed, after all others have been run.
-    """
-    left = [job for job in jobs if not job.done]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    failed = []
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(what, total=len(jobs), completed=len(jobs) - len(left))
-        with ThreadPoolExecutor(side_by_side) as pool:
-            running = {pool.submit(_call, job): job for job in left}
-            try:
-                for future in as_completed(running):
-                    progress.advance(bar)
-                    if reason := future.result():
-                        failed.append(f"{running[future].title}: {reason}")
-                    elif not console.is_terminal:
-                        console.print(f"{what}: {running[future].title}", highlight=False)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C has reached those that run, too
-                raise
-    if failed:
-        raise UserError(f"{what}: {len(failed)} of {len(jobs)} failed:\n" + "\n".join(sorted(failed)))
-
-
-def _call(job: Job) -> str:
-    """Run a command in a process of its own; return the end of what it said if it failed, else ""."""
-    # From here, so that paths mean the same.
-    environment = os.environ | {"FEDHAR_RUNS": str(runs_root()), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(
-        [sys.executable, "-m", *job.command],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return ended.stdout.strip()[-600:] or f"exit code {ended.returncode}" if ended.returncode else ""
 
 
 def _read(name: str, way: Way | None, folder: Path, config: Config | None) -> Judged:
