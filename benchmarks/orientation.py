@@ -7,7 +7,7 @@ test person had worn the device another way. What is trained already, is not tra
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
     for name, setting in SETTINGS.items():
         run = None if setting.overrides is None else folders[setting.overrides]
         rows[name] = _judge(_embedding(run, train.meta.spec), setting.copies, train, test, turned)
-        console.print(f"judged: {name}", highlight=False)
+        console.print(f"judged: {_row(name, rows)}", highlight=False, markup=False, soft_wrap=True)
     table = _table(rows)
     console.print(table, highlight=False, markup=False, soft_wrap=True)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -143,17 +143,22 @@ def _judge(embedding: Embed, copies: int, train: Windows, test: Windows, turned:
 
 def _table(rows: Mapping[str, Scores]) -> str:
     """Return accuracies in %, each with its difference to the first row in points, as Markdown."""
-    first = next(iter(rows.values()))
     heading = ["setting", *(f"{what}, {regime}" for regime in REGIMES for what in ("as recorded", "turned"))]
-    lines = [heading, ["---"] * len(heading)]
-    for name, row in rows.items():
-        cells = [
-            f"{100 * scores[regime]:.1f} ({100 * (scores[regime] - reference[regime]):+.1f})"
-            for regime in REGIMES
-            for scores, reference in ((row.recorded, first.recorded), (row.turned, first.turned))
-        ]
-        lines.append([name, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([_line(heading), _line(["---"] * len(heading)), *(_row(name, rows) for name in rows)])
+
+
+def _row(name: str, rows: Mapping[str, Scores]) -> str:
+    row, first = rows[name], next(iter(rows.values()))
+    cells = [
+        f"{100 * scores[regime]:.1f} ({100 * (scores[regime] - reference[regime]):+.1f})"
+        for regime in REGIMES
+        for scores, reference in ((row.recorded, first.recorded), (row.turned, first.turned))
+    ]
+    return _line([name, *cells])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
