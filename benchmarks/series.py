@@ -71,6 +71,26 @@ class Judging:
         return set(product(self.protocols, range(self.seeds))) <= drawn
 
 
+def training(path: Path, overrides: Sequence[str], way: Way, folder: Path, method: str | None = None) -> Job:
+    """Return the job that trains a configuration into a run folder, or goes on with what is there.
+
+    Raises:
+        UserError: The folder holds a run with other settings.
+    """
+    config = load_config(path, overrides, method)
+    command = ["centralized_baseline"] if way == "centralized" else ["simulation", "--engine", "inprocess"]
+    command += ["--config", str(path.resolve()), "--name", folder.name, *overrides]
+    command += [] if method is None else ["--method", method]
+    if (folder / "config.yaml").is_file():
+        if changed := differences(load_config(folder / "config.yaml"), config, way):
+            raise UserError(
+                f"the run {folder} was made with other settings ({'; '.join(changed)}): set name=OTHER for runs of "
+                "their own, or remove it"
+            )
+        command.append("--resume")
+    return Job(folder.name, tuple(command), (folder / "encoder.json").is_file())
+
+
 @dataclass(frozen=True)
 class Series:
     """One configuration, trained in one way, once for each seed.
@@ -102,19 +122,7 @@ class Series:
         Raises:
             UserError: It was begun with other settings.
         """
-        overrides = [*self.overrides, f"seed={seed}"]
-        config, folder = load_config(self.path, overrides, self.method), self.run(seed)
-        command = ["centralized_baseline"] if self.way == "centralized" else ["simulation", "--engine", "inprocess"]
-        command += ["--config", str(self.path.resolve()), "--name", folder.name, *overrides]
-        command += [] if self.method is None else ["--method", self.method]
-        if (folder / "config.yaml").is_file():
-            if changed := differences(load_config(folder / "config.yaml"), config, self.way):
-                raise UserError(
-                    f"the run {folder} was made with other settings ({'; '.join(changed)}): set name=OTHER for runs of "
-                    "their own, or remove it"
-                )
-            command.append("--resume")
-        return Job(folder.name, tuple(command), (folder / "encoder.json").is_file())
+        return training(self.path, [*self.overrides, f"seed={seed}"], self.way, self.run(seed), self.method)
 
     def candidate(self, judging: Judging, out: Path | None = None) -> "Candidate":
         """Return all trainings as one candidate, whose report will be in ``out``, by default among the runs."""

@@ -31,7 +31,7 @@ def measure_steps(config: Config) -> list[Measurement]:
     model, device = training.model, training.device
     generator = make_generator(0, device=device)
     everything = torch.arange(size, device=device)
-    batch = model.batch(*training.data.rows(everything))
+    batch = model.batch(*training.data.rows(everything), generator)
     passes = [view for _, view in grouped([v for views in model.draw(batch, generator).views for v in views])]
     passes = [view for view in passes if not view.teacher]
     targets = [torch.randn(len(v.x), model.encoder.dim, generator=generator, device=device) for v in passes]

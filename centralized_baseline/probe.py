@@ -34,6 +34,7 @@ from shared.evaluate import (
     estimate_norm_statistics,
     print_table,
     probe,
+    with_turned_copies,
 )
 from shared.files import write_atomic
 from shared.runs import EXCHANGE, runs_root
@@ -201,11 +202,14 @@ def _report_path(candidate: Candidate, out: Path | None) -> Path:
 
 def _represent(candidate: Candidate, split: Split) -> tuple[Representation, Split]:
     """Return the candidate's embeddings-to-be of the windows, and the windows as its encoder takes them."""
+    copies = candidate.config.probe.turned_copies
     if not candidate.runs:
+        split = (with_turned_copies(split[0], copies), split[1])
         return BASELINES[candidate.name](candidate.config.encoder, *split), split
     card = read_card(candidate.runs[0])  # those of the others take the same windows
     train, test = card.fit(split[0]), card.fit(split[1])
     encoders = [_load(run, train) for run in candidate.runs]
+    train = with_turned_copies(train, copies)
     if candidate.series:
         return encoded_by_seed(encoders.__getitem__, train, test), (train, test)
     return encoded(encoders[0], train, test), (train, test)
@@ -257,6 +261,7 @@ def _probe(
             regimes=options.regimes,
             protocols=options.protocols,
             advance=lambda: progress.advance(bar),
+            copies=candidate.config.probe.turned_copies,
         )
 
 

@@ -86,7 +86,7 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
     done = snapshot.step if snapshot else 0
     run = snapshot.meta["run"] if snapshot else token_hex(8)
     manifest = Manifest(snapshot.meta["exchange"] if snapshot else None)
-    introductions = Introductions(grid, config.federation, manifest, config.any_sensors)
+    introductions = Introductions(grid, config.federation, manifest, config.any_sensors, config.encoder.align)
     federation = introductions.wait_for_members()
     statistics = ChannelStatistics.from_dict(snapshot.meta["statistics"]) if snapshot else federation.statistics
     policy = config.federation.norm_statistics

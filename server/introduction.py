@@ -20,6 +20,7 @@ from shared.data.person import Person
 from shared.data.spec import InputSpec, Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Meta
+from shared.encoders.align import Align, Alignment
 from shared.errors import UserError
 from shared.exchange import Manifest, shape_of
 from shared.wire import Sums, quoted, read_record, readable
@@ -96,13 +97,22 @@ class Introductions:
         settings: ``min_clients`` and ``join_timeout``.
         manifest: Counts what the answers tell.
         any_sensors: Whether members may have different sensors, and different data sets.
+        align: How the encoder aligns windows: members need what it takes.
     """
 
-    def __init__(self, grid: Grid, settings: FederationSettings, manifest: Manifest, any_sensors: bool) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        settings: FederationSettings,
+        manifest: Manifest,
+        any_sensors: bool,
+        align: Alignment | None = None,
+    ) -> None:
         self._grid = grid
         self._settings = settings
         self._manifest = manifest
         self._any_sensors = any_sensors
+        self._align: Alignment | None = align
         self._known: list[tuple[int, Introduction]] = []
         self._asked: dict[str, int] = {}
         self._logged: set[str] = set()
@@ -173,7 +183,7 @@ class Introductions:
         for node, one in sorted(
             introduced, key=lambda pair: (-votes[self._shared(pair[1])], pair[1].partition, pair[0])
         ):
-            if complaint := _conflict(one, [other for _, other in self._known], self._any_sensors):
+            if complaint := _conflict(one, [other for _, other in self._known], self._any_sensors, self._align):
                 reasons.append(f"person {one.person} {complaint}")
             else:
                 self._known.append((node, one))
@@ -236,11 +246,13 @@ def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
     return nodes
 
 
-def _conflict(one: Introduction, others: list[Introduction], any_sensors: bool) -> str:
+def _conflict(one: Introduction, others: list[Introduction], any_sensors: bool, align: Alignment | None) -> str:
     """Say why a client cannot be a member beside the others; "" if it can."""
     if any_sensors:
         try:
             worn_sensors(one.sensors)
+            if align is not None:
+                Align(align, one.sensors)
         except UserError as error:
             return f"has what encoder 'sensors' cannot take: {readable(str(error))}"
         if others and (difference := others[0].sensors.rate_difference(one.sensors)):

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -86,9 +87,12 @@ class ViewSettings(Settings):
 
     Args:
         transforms: Names of ``TRANSFORMS``, applied in this order.
+        reorient: How each window of a batch is turned before the views of all tasks are made of it, as if the device
+            had been worn another way; a name of ``TRANSFORMS``. None: windows are seen as they were recorded.
     """
 
     transforms: tuple[str, ...] = Field(min_length=1)
+    reorient: Literal["rotate", "tilt", "rotate_about_gravity"] | None
 
 
 def compose(names: Sequence[str]) -> Transform:
@@ -152,13 +156,9 @@ def rotate(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
     """Rotate all sensors of a place by the same uniform random rotation.
 
     Keeps the norm of each sensor at each moment and the angles between sensors of a place; gravity points
-    anywhere afterwards. Quaternions of normal draws are uniform on SO(3) (Shoemake 1992).
+    anywhere afterwards.
     """
-    return mix_axes(
-        x,
-        channels,
-        lambda triads: _rotation(torch.randn(len(x), 4, generator=generator, dtype=x.dtype, device=x.device)),
-    )
+    return mix_axes(x, channels, lambda triads: random_rotations(x, generator, len(x)))
 
 
 def tilt(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
@@ -410,6 +410,14 @@ def _filter(x: Tensor, response: Tensor) -> Tensor:
     """Multiply the spectrum of all channels of a window by its response (N, T // 2 + 1)."""
     filtered: Tensor = torch.fft.irfft(torch.fft.rfft(x) * response[:, None], n=x.shape[-1])
     return filtered
+
+
+def random_rotations(x: Tensor, generator: Generator, count: int) -> Tensor:
+    """Draw rotations (count, 3, 3) uniformly from SO(3), in the type and on the device of ``x``.
+
+    Quaternions of normal draws are uniform (Shoemake 1992).
+    """
+    return _rotation(torch.randn(count, 4, generator=generator, dtype=x.dtype, device=x.device))
 
 
 def mix_axes(x: Tensor, channels: Channels, draw: Callable[[list[Triad]], Tensor]) -> Tensor:

@@ -28,7 +28,7 @@ from shared.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
-CARD_VERSION: Literal[3] = 3
+CARD_VERSION: Literal[4] = 4
 """Of the encoder cards that are written."""
 
 KEPT = 3
@@ -117,7 +117,7 @@ class EncoderCard(Settings):
         config_digest: Of the run's configuration, see ``Config.digest``.
     """
 
-    version: Literal[3]
+    version: Literal[4]
     architecture: EncoderSettings
     data: str
     spec: InputSpec
@@ -205,7 +205,9 @@ def _upgraded(card: Any, version: object) -> Any:
     if version == 1:
         card, version = _second(card), 2
     if version == 2:
-        card = with_spec(card) | {"version": 3}
+        card, version = with_spec(card) | {"version": 3}, 3
+    if version == 3:
+        card = _fourth(card)
     return card
 
 
@@ -225,6 +227,14 @@ def _second(card: dict[str, Any]) -> dict[str, Any]:
     settings = {renamed.get(name, name): value for name, value in architecture.items()}
     later = {"log_input": None, "pooled_blocks": "last", "hidden": None}
     return card | {"version": 2, "architecture": later | settings}
+
+
+def _fourth(card: dict[str, Any]) -> Any:
+    """Turn a card of version 3, when no encoder aligned its windows, into one of version 4."""
+    architecture = card.get("architecture")
+    if not isinstance(architecture, dict):
+        return card
+    return card | {"version": 4, "architecture": {"align": None} | architecture}
 
 
 def load_encoder(folder: Path, spec: InputSpec | None = None) -> tuple[Encoder, EncoderCard]:

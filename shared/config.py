@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, create_model, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    field_validator,
+)
 
 from shared.augmentations import ViewSettings
 from shared.data import DATASETS, DataSettings
@@ -117,6 +126,16 @@ class CentralizedSettings(Settings):
     threads: Annotated[PositiveInt, NO_IDENTITY]
 
 
+class ProbeSettings(Settings):
+    """Classifiers that are fitted to embeddings.
+
+    Args:
+        turned_copies: Of each labelled window, turned at random, that a classifier learns from beside it.
+    """
+
+    turned_copies: NonNegativeInt
+
+
 class Config(Settings):
     """Everything a run needs to know; equal configurations give equal encoders."""
 
@@ -133,6 +152,7 @@ class Config(Settings):
     federation: Annotated[FederationSettings, IdentityOf("federated")]
     privacy: Annotated[PrivacySettings, IdentityOf("federated")]
     centralized: Annotated[CentralizedSettings, IdentityOf("centralized")]
+    probe: Annotated[ProbeSettings, NO_IDENTITY]
 
     @field_validator("tasks", mode="before")
     @classmethod

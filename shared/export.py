@@ -63,6 +63,7 @@ from shared.evaluate import (
     fit_linear_probe,
     linear_head,
     unseen_classes,
+    with_turned_copies,
 )
 from shared.files import write_together
 from shared.predict import INPUT, METADATA_KEY, ModelCard
@@ -226,7 +227,8 @@ def prepare(run: Path, overrides: Sequence[str], formats: Sequence[str]) -> Sour
     encoder, _ = load_encoder(run, train.meta.spec)
     if card.norm_statistics == "missing":
         estimate_norm_statistics(encoder, train.x)
-    probe = fit_linear_probe(train, embed(encoder, train.x), "all", config.seed)
+    fitted = with_turned_copies(train, config.probe.turned_copies)
+    probe = fit_linear_probe(fitted, embed(encoder, fitted.x), "all", config.seed, config.probe.turned_copies)
     return Source(encoder, card, probe, train, test)
 
 

@@ -63,6 +63,7 @@ class Model(nn.Module):
         weighting: Of their losses.
         step: Makes gradients.
         teacher: How teachers follow.
+        reorient: Turns the windows of a batch before their views are made.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Model(nn.Module):
         weighting: Weighting,
         step: Step,
         teacher: TeacherSettings,
+        reorient: Callable[[Tensor, torch.Generator], Tensor],
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -80,6 +82,7 @@ class Model(nn.Module):
         self.weighting = weighting
         self.step = step
         self.teacher_settings = teacher
+        self.reorient = reorient
         self.teacher = MovingAverage(encoder) if any(task.teacher for task in tasks.values()) else None
         self.blank: nn.Parameter | None = None
         if encoder.takes_tokens and any(task.masks for task in tasks.values()):
@@ -91,8 +94,13 @@ class Model(nn.Module):
         drawn = [task.views(batch, generator) for task in self.tasks.values()]
         return Draw(batch, tuple(views for views, _ in drawn), tuple(memory for _, memory in drawn))
 
-    def batch(self, x: Tensor, extras: Mapping[str, Tensor]) -> Batch:
-        """Return windows (N, C, T) as the tasks see them, with their rows of the extras."""
+    def batch(self, x: Tensor, extras: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
+        """Return windows (N, C, T) as the tasks see them, with their rows of the extras.
+
+        They may be turned at random. An encoder that aligns windows could not tell how they were: the tasks then see
+        them aligned too. The extras are those of the windows before.
+        """
+        x = self.encoder.aligned(self.reorient(x, generator))
         return Batch(x, (x - self.encoder.mean) / self.encoder.std, extras)
 
     def losses(
@@ -230,8 +238,9 @@ def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Mo
     """
     encoder = build_initial_encoder(config, meta.spec)
     encoder.standardise(statistics.mean, statistics.std)
+    channels = Channels(meta.spec, encoder.std.squeeze(1))
     context = TaskContext(
-        channels=Channels(meta.spec, encoder.std.squeeze(1)),
+        channels=channels,
         transform=compose(config.views.transforms),
         dim=encoder.dim,
         width=encoder.width,
@@ -249,16 +258,32 @@ def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Mo
     with seeded_initialisation(config.seed, "step"):
         pooled = any(task.pooled for task in tasks.values())
         step = build_step(config.step, StepContext(encoder.dim, len(tasks), pooled))
-    return Model(encoder, tasks, build_weighting(config.weighting, weights), step, config.teacher)
+    reorient = _reorientation(config, channels)
+    return Model(encoder, tasks, build_weighting(config.weighting, weights), step, config.teacher, reorient)
+
+
+def _reorientation(config: Config, channels: Channels) -> Callable[[Tensor, torch.Generator], Tensor]:
+    name = config.views.reorient
+    if name is not None and not channels.spec.triads:
+        raise UserError(
+            f"views.reorient={name} turns three-axis sensors; expected channels such as total_acc_x, with y and z, "
+            f"found none among {len(channels.spec.channels)}"
+        )
+    turn = compose([] if name is None else [name])
+    return lambda x, generator: turn(x, generator, channels)
 
 
 def prepare(config: Config, windows: Windows) -> TrainingData:
     """Turn windows into what the training loop takes, with what the tasks need beside them.
 
+    An encoder that aligns windows gets them aligned, and so does what is computed of them.
+
     Raises:
         UserError: A task cannot have what it needs of these windows, or they are too short for the encoder.
     """
     encoder = build_initial_encoder(config, windows.meta.spec).eval()
+    if encoder.align is not None:
+        windows = replace(windows, x=encoder.aligned(torch.from_numpy(windows.x)).numpy())
     extras = {
         name: make(windows, encoder, settings, None)
         for name, settings in config.enabled_tasks.items()

@@ -215,7 +215,7 @@ class Training:
 
         Args:
             rows: int64 (B,), the windows' numbers.
-            generator: Source of every random choice in the views.
+            generator: Source of every random choice in the batch and its views.
             progress: Of the whole run, from 0 to 1.
             pull: A scalar that is added to the loss.
 
@@ -223,7 +223,7 @@ class Training:
             The losses of the K tasks, (K,), and the scalar that was minimised; without gradients.
         """
         model = self.model
-        batch = model.batch(*self.data.rows(rows))
+        batch = model.batch(*self.data.rows(rows), generator)
         parts = [model.draw(part, generator) for part in batch.split(model.step.parts(len(rows)))]
         self.optimizer.zero_grad(set_to_none=True)
         losses_at = partial(model.losses, precision=self.precision)
@@ -470,9 +470,8 @@ def _check_trainable(config: Config, windows: Windows) -> None:
     if config.encoder.hidden is not None and not any(task.pooled for task in model.tasks.values()):
         raise UserError("the tasks look at tokens alone and would not train the hidden layer: set encoder.hidden=null")
     data = prepare(config, few).to(device)
-    draw = model.draw(
-        model.batch(*data.rows(torch.arange(len(few), device=device))), make_generator(config.seed, device=device)
-    )
+    generator = make_generator(config.seed, device=device)
+    draw = model.draw(model.batch(*data.rows(torch.arange(len(few), device=device)), generator), generator)
     model.losses([draw], torch.float32)
 
 

@@ -41,7 +41,7 @@ def task_of(config: Config, windows: Windows, name: str) -> Task:
 def batch_of(config: Config, windows: Windows, model: Model) -> Batch:
     """All windows as one batch."""
     data = prepare(config, windows)
-    return model.batch(data.x, data.extras)
+    return model.batch(data.x, data.extras, make_generator(0))
 
 
 def plain_batch(x: torch.Tensor) -> Batch:

@@ -118,10 +118,13 @@ OTHERWISE = {
     "encoder.width": 8,
     "tasks.features.enabled": False,
     "weighting.dwa_temperature": 7,
+    "views.reorient": "rotate",
+    "encoder.align": "gravity",
+    "probe.turned_copies": 3,
 }
 """A value unlike the default's, for a knob of every kind."""
 
-ANYWHERE = {"name", "data.path", "train.device", "train.threads", "centralized.threads"}
+ANYWHERE = {"name", "data.path", "train.device", "train.threads", "centralized.threads", "probe.turned_copies"}
 PATIENCE = {"federation.min_clients", "federation.join_timeout", "federation.round_timeout"}
 FREE: dict[Way, set[str]] = {
     "federated": ANYWHERE | PATIENCE | {"centralized.epochs", "centralized.batch_size"},

@@ -23,7 +23,14 @@ pytestmark = pytest.mark.numerics
 
 EVERY = [
     EncoderSettings(
-        name=name, width=8, norm=norm, pooling=pooling, log_input=log_input, pooled_blocks=pooled_blocks, hidden=hidden
+        name=name,
+        width=8,
+        norm=norm,
+        pooling=pooling,
+        log_input=log_input,
+        pooled_blocks=pooled_blocks,
+        hidden=hidden,
+        align=None,
     )
     for name, norm, (pooling, log_input, pooled_blocks, hidden) in product(
         ENCODERS,
@@ -76,7 +83,14 @@ def windows(n: int, channels: int = 9, samples: int = 128, seed: int = 0) -> Ten
 
 def of(name: str, width: int = 8) -> EncoderSettings:
     return EncoderSettings(
-        name=name, width=width, norm="batch", pooling="mean_max_std", log_input=None, pooled_blocks="last", hidden=None
+        name=name,
+        width=width,
+        norm="batch",
+        pooling="mean_max_std",
+        log_input=None,
+        pooled_blocks="last",
+        hidden=None,
+        align=None,
     )
 
 

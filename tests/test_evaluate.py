@@ -50,7 +50,14 @@ from shared.features import expert_features
 from shared.seeding import seeded_initialisation
 
 SETTINGS = EncoderSettings(
-    name="fcn", width=4, norm="batch", pooling="mean_max_std", log_input=None, pooled_blocks="last", hidden=None
+    name="fcn",
+    width=4,
+    norm="batch",
+    pooling="mean_max_std",
+    log_input=None,
+    pooled_blocks="last",
+    hidden=None,
+    align=None,
 )
 RNG = np.random.default_rng(0)
 

@@ -55,7 +55,7 @@ pytestmark = pytest.mark.numerics
 
 RATE = watch.SPEC.time.rate
 SETTINGS = EncoderSettings(
-    name="fcn", width=8, norm="batch", pooling="mean", log_input=None, pooled_blocks="last", hidden=None
+    name="fcn", width=8, norm="batch", pooling="mean", log_input=None, pooled_blocks="last", hidden=None, align=None
 )
 Signal = NDArray[np.float64]
 UCI_HAR = InputSpec(

@@ -36,7 +36,14 @@ from shared.evaluate.representation import untrained
 pytestmark = pytest.mark.numerics
 
 SMALL = EncoderSettings(
-    name="fcn", width=4, norm="batch", pooling="mean_max_std", log_input=None, pooled_blocks="last", hidden=None
+    name="fcn",
+    width=4,
+    norm="batch",
+    pooling="mean_max_std",
+    log_input=None,
+    pooled_blocks="last",
+    hidden=None,
+    align=None,
 )
 ALL = list(PROTOCOLS)
 FROZEN = ["linear", "knn", "head"]

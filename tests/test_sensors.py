@@ -269,7 +269,7 @@ def test_sensors_without_a_name_are_refused(spec: InputSpec, words: str) -> None
 def test_graphcl_drops_a_sensor_of_each_view_and_never_all() -> None:
     windows = load(configure().data)[0][:20]
     model = build(only("graphcl", "encoder.name=sensors"), windows)
-    batch = model.batch(torch.from_numpy(windows.x), {})
+    batch = model.batch(torch.from_numpy(windows.x), {}, make_generator(0))
     (view,), _ = model.tasks["graphcl"].views(batch, make_generator(1))
     assert view.mask is not None
     gone = view.mask.unflatten(1, (2, 3)).all(dim=3)
@@ -278,7 +278,9 @@ def test_graphcl_drops_a_sensor_of_each_view_and_never_all() -> None:
     assert not torch.equal(gone[:20], gone[20:])
     alone = replace(windows, x=windows.x[:, :3], meta=replace(windows.meta, spec=spec_of("total_acc")))
     model = build(only("graphcl", "encoder.name=sensors"), alone)
-    (view,), _ = model.tasks["graphcl"].views(model.batch(torch.from_numpy(alone.x), {}), make_generator(1))
+    (view,), _ = model.tasks["graphcl"].views(
+        model.batch(torch.from_numpy(alone.x), {}, make_generator(0)), make_generator(1)
+    )
     assert view.mask is None
     assert not torch.equal(view.x[:20], view.x[20:])
 
@@ -287,7 +289,7 @@ def test_dgi_corrupts_windows_by_sensors_of_others() -> None:
     windows = load(configure().data)[0][:20]
     model = build(only("dgi", "encoder.name=sensors"), windows)
     x = torch.from_numpy(windows.x)
-    (view,), _ = model.tasks["dgi"].views(model.batch(x, {}), make_generator(1))
+    (view,), _ = model.tasks["dgi"].views(model.batch(x, {}, make_generator(0)), make_generator(1))
     assert torch.equal(view.x[:20], x)
     whose = [
         [int((x[:, part] == row[part]).all(dim=2).all(dim=1).nonzero()) for part in (slice(3), slice(3, 6))]

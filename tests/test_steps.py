@@ -55,7 +55,8 @@ def parts_of(training: Training, seed: int = 1) -> list[Draw]:
     """All windows as one batch, cut as the step wants it."""
     model, data = training.model, training.data
     generator = make_generator(seed)
-    return [model.draw(part, generator) for part in model.batch(data.x, data.extras).split(model.step.parts(len(data)))]
+    batch = model.batch(data.x, data.extras, generator)
+    return [model.draw(part, generator) for part in batch.split(model.step.parts(len(data)))]
 
 
 def backward(training: Training, parts: Sequence[Draw], pull: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -325,6 +325,22 @@ def test_sensors_without_a_meaning_are_left_out_and_named(
     assert all(len(line) < LOGGED for line in log.lines)
 
 
+def test_sensors_that_cannot_be_aligned_are_left_out_and_named(answers: Answers, log: Lines) -> None:
+    answers.introduction_of = worn
+    answers.hostile = introduction_of(0, ("gyro_x", "gyro_y", "gyro_z"))
+    sensors = dict(answers.hostile["sensors"]) | {"units": ["rad/s"] * 3}
+    answers.hostile = RecordDict({"metrics": answers.hostile["metrics"], "sensors": ConfigRecord(sensors)})
+    taken = [
+        {member.partition for member in introductions.wait_for_members().members}
+        for introductions in (
+            Introductions(answers.grid, configure().federation, Manifest(), any_sensors=True, align=align)
+            for align in (None, "gravity")
+        )
+    ]
+    assert taken == [{0, 1, 2}, {1, 2}]
+    assert any("encoder.align=gravity needs the total acceleration" in line for line in log.lines), log.lines
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

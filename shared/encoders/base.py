@@ -4,10 +4,10 @@ Shapes: N windows, C channels, T samples, H feature maps of the last layer, L po
 positions that a view keeps. There is a token for each position; an encoder of S single sensors has one for each sensor
 and position, S L.
 
-An encoder is three things in a row: the training people's channel statistics (and a copy of the movements on a
-logarithmic scale), a backbone that makes H maps of a window, and a pooling over time (and a hidden layer over all that
-is pooled). Nothing here draws from the global random generator after construction (there is no dropout), so clients can
-train in parallel threads and still repeat themselves exactly.
+An encoder is three things in a row: the training people's channel statistics (windows may be turned upright before, and
+be followed by a copy of the movements on a logarithmic scale), a backbone that makes H maps of a window, and a pooling
+over time (and a hidden layer over all that is pooled). Nothing here draws from the global random generator after
+construction (there is no dropout), so clients can train in parallel threads and still repeat themselves exactly.
 """
 
 from abc import ABC, abstractmethod
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from shared.body import Sensor
 from shared.data.spec import InputSpec
+from shared.encoders.align import Align, Alignment
 from shared.errors import UserError
 from shared.layers import ATTENTION_HEADS, Norm, hidden_layer
 from shared.masks import Layout, fill, of_samples
@@ -46,6 +47,8 @@ class EncoderSettings(Settings):
             where the last block is narrow.
         hidden: If a number, that many units of a hidden layer over all that is pooled stand beside it in the embedding.
             Unlike the hidden layers of the heads it is shared by all tasks, and in a federation by all clients.
+        align: Whether windows are turned first, so that up is always the same ("gravity"), and the way that the device
+            faces too ("heading"); see ``shared.encoders.align``. None: they are seen as they were recorded.
     """
 
     name: str
@@ -55,6 +58,7 @@ class EncoderSettings(Settings):
     log_input: PositiveFloat | None
     pooled_blocks: Literal["last", "every"]
     hidden: PositiveInt | None
+    align: Alignment | None
 
 
 class View(NamedTuple):
@@ -183,7 +187,7 @@ class Encoder(nn.Module):
         std: Their standard deviations, (C, 1).
 
     Raises:
-        UserError: Windows too short to leave two positions in time.
+        UserError: Windows too short to leave two positions in time, or channels that cannot be aligned.
     """
 
     mean: Tensor
@@ -204,6 +208,7 @@ class Encoder(nn.Module):
         self.width = backbone.blocks[-1].maps
         rows = tuple(sensor.channels for sensor in backbone.sensors) or (tuple(range(channels)),)
         self.layout = Layout(rows, -(-samples // backbone.stride), backbone.stride)
+        self.align = None if settings.align is None else Align(settings.align, spec)
         self.backbone = backbone.layers
         self.block_ends = [block.last for block in backbone.blocks]
         pooled = backbone.blocks if settings.pooled_blocks == "every" else backbone.blocks[-1:]
@@ -221,6 +226,9 @@ class Encoder(nn.Module):
 
         Until then they are 0 and 1. The state dict leaves them out: they never travel with the weights.
 
+        The statistics are those of windows as they were recorded. Where windows are aligned, the axes of a three-axis
+        sensor have mean 0 and their root mean square in common: their squares add up to the same however it is turned.
+
         Raises:
             UserError: Not C numbers, or a standard deviation that is not above 0.
         """
@@ -231,6 +239,10 @@ class Encoder(nn.Module):
                 f"found mean {statistics[0].tolist()} and std {statistics[1].tolist()}"
             )
         self.mean, self.std = statistics.unsqueeze(2)
+        for triad in () if self.align is None else self.align.triads:
+            axes = list(triad)
+            self.std[axes] = (self.mean[axes].square() + self.std[axes].square()).mean().sqrt()
+            self.mean[axes] = 0
 
     def _per_channel(self, name: str, values: ArrayLike) -> Tensor:
         tensor = torch.as_tensor(values, dtype=self.mean.dtype, device=self.mean.device)
@@ -277,6 +289,10 @@ class Encoder(nn.Module):
         alike = tuple(self._tokens(block) for block in blocks if block.shape == maps.shape)
         return Encoded(embedding, self._tokens(maps.float()), alike)
 
+    def aligned(self, x: Tensor) -> Tensor:
+        """Return windows (N, C, T) as the encoder turns them; nothing changes if they are turned so already."""
+        return x if self.align is None else self.align(x)
+
     def _standardised(self, view: View) -> Tensor:
         """What the first layer gets, (M, C, T), or (M, 2C, T) with the movements on a logarithmic scale."""
         x = view.x
@@ -288,7 +304,7 @@ class Encoder(nn.Module):
             unseen = unseen.scatter(2, view.keep.unsqueeze(1), False)
         if unseen is not None:
             x = fill(x, of_samples(unseen, self.layout.stride, self.samples), self.mean)
-        maps = (x - self.mean) / self.std
+        maps = (self.aligned(x) - self.mean) / self.std
         if self.settings.log_input is not None:
             deviation = maps - maps.mean(dim=2, keepdim=True)
             maps = torch.cat([maps, torch.asinh(deviation / self.settings.log_input) / 2], dim=1)

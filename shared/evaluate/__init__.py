@@ -9,6 +9,7 @@ from shared.evaluate.classifier import Classifier, linear_head
 from shared.evaluate.comparison import bootstrap_mean, paired_difference
 from shared.evaluate.knn import choose_k, nearest_neighbours
 from shared.evaluate.linear import C_GRID, LinearProbe, choose_C, fit_linear_probe
+from shared.evaluate.orientation import with_turned_copies, with_turned_recordings
 from shared.evaluate.protocols import PROTOCOLS, Fitted, Part, Protocol, applicable, evaluate_once, probe
 from shared.evaluate.report import ProbeReport, ProbeResult, mean_std, unseen_classes
 from shared.evaluate.representation import (
@@ -59,4 +60,6 @@ __all__ = [
     "probe",
     "spread",
     "unseen_classes",
+    "with_turned_copies",
+    "with_turned_recordings",
 ]

@@ -48,7 +48,7 @@ class LinearProbe:
         return predicted
 
 
-def fit_linear_probe(train: Windows, z_train: Embeddings, regime: str, seed: int) -> LinearProbe:
+def fit_linear_probe(train: Windows, z_train: Embeddings, regime: str, seed: int, copies: int = 0) -> LinearProbe:
     """Fit a probe to the labels that a regime reveals.
 
     The standardisation uses all training embeddings, which needs no labels.
@@ -58,17 +58,18 @@ def fit_linear_probe(train: Windows, z_train: Embeddings, regime: str, seed: int
         z_train: float32 (N, D), their embeddings.
         regime: See ``draw_regime``.
         seed: Of the draw of labels.
+        copies: See ``draw_regime``.
 
     Raises:
         UserError: Fewer than two people or classes among the drawn windows, or embeddings that are not finite or
             do not belong to the windows.
     """
     check_embeddings(train, z_train)
-    rows = draw_regime(train, regime, seed)
+    rows = draw_regime(train, regime, seed, copies)
     scaler = StandardScaler().fit(z_train)
     z, y = scaler.transform(z_train[rows]), train.y[rows]
     C = choose_C(z, y, train.person[rows])
-    return LinearProbe(scaler, logistic_regression(z, y, C), C, len(rows))
+    return LinearProbe(scaler, logistic_regression(z, y, C), C, len(rows) // (copies + 1))
 
 
 def logistic_regression(z: Embeddings, y: NDArray[np.int64], C: float) -> LogisticRegression:

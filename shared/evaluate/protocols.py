@@ -31,10 +31,21 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """Windows of the training or of the test people, with their embeddings (N, D) (D is 0 where there are none)."""
+    """Windows of the training or of the test people, with their embeddings (N, D) (D is 0 where there are none).
+
+    Args:
+        windows: The windows.
+        z: Their embeddings.
+        copies: How many turned copies of all windows follow them; see ``draw_regime``.
+    """
 
     windows: Windows
     z: Embeddings
+    copies: int = 0
+
+    def count(self, rows: NDArray[np.int64]) -> int:
+        """Return how many labels the drawn rows take: a window and its copies have one."""
+        return len(rows) // (self.copies + 1)
 
     def labelled(self) -> "Part":
         """The windows that have a label."""
@@ -69,37 +80,37 @@ class Protocol:
 
 
 def _linear(train: Part, encoder: Encoder | None, regime: str, seed: int) -> Fitted:
-    fitted = fit_linear_probe(train.windows, train.z, regime, seed)
+    fitted = fit_linear_probe(train.windows, train.z, regime, seed, train.copies)
     return Fitted(lambda part: fitted.predict(part.z), fitted.labels, {"C": fitted.C})
 
 
 def _knn(train: Part, encoder: Encoder | None, regime: str, seed: int) -> Fitted:
     check_embeddings(train.windows, train.z)
-    rows = draw_regime(train.windows, regime, seed)
+    rows = draw_regime(train.windows, regime, seed, train.copies)
     scaler = StandardScaler().fit(train.z)
     z, y = scaler.transform(train.z[rows]), train.windows.y[rows]
     k = choose_k(z, y, train.windows.person[rows])
-    return Fitted(lambda part: nearest_neighbours(z, y, scaler.transform(part.z), (k,))[0], len(rows), {"k": k})
+    return Fitted(lambda part: nearest_neighbours(z, y, scaler.transform(part.z), (k,))[0], train.count(rows), {"k": k})
 
 
 def _head(train: Part, encoder: Encoder | None, regime: str, seed: int) -> Fitted:
     check_embeddings(train.windows, train.z)
-    rows = draw_regime(train.windows, regime, seed)
+    rows = draw_regime(train.windows, regime, seed, train.copies)
     fitted = fit_head(train.windows, train.z, rows, seed)
-    return Fitted(lambda part: fitted.predict(part.z), len(rows), {"epochs": fitted.epochs})
+    return Fitted(lambda part: fitted.predict(part.z), train.count(rows), {"epochs": fitted.epochs})
 
 
 def _finetune(train: Part, encoder: Encoder | None, regime: str, seed: int) -> Fitted:
     check_embeddings(train.windows, train.z)
-    rows = draw_regime(train.windows, regime, seed)
+    rows = draw_regime(train.windows, regime, seed, train.copies)
     fitted, C = fit_finetuned(train.windows, train.z, _network(encoder), rows, seed)
-    return Fitted(lambda part: fitted.predict(part.windows.x), len(rows), {"C": C, "epochs": fitted.epochs})
+    return Fitted(lambda part: fitted.predict(part.windows.x), train.count(rows), {"C": C, "epochs": fitted.epochs})
 
 
 def _supervised(train: Part, encoder: Encoder | None, regime: str, seed: int) -> Fitted:
-    rows = draw_regime(train.windows, regime, seed)
+    rows = draw_regime(train.windows, regime, seed, train.copies)
     fitted = fit_supervised(train.windows, _network(encoder), rows, seed)
-    return Fitted(lambda part: fitted.predict(part.windows.x), len(rows), {"epochs": fitted.epochs})
+    return Fitted(lambda part: fitted.predict(part.windows.x), train.count(rows), {"epochs": fitted.epochs})
 
 
 def _network(encoder: Encoder | None) -> Encoder:
@@ -183,6 +194,7 @@ def probe(
     regimes: Sequence[str] = REGIMES,
     protocols: Sequence[str] = ("linear",),
     advance: Callable[[], None] = lambda: None,
+    copies: int = 0,
 ) -> ProbeReport:
     """Judge a representation by each protocol, in each regime and with each seed.
 
@@ -197,6 +209,7 @@ def probe(
         regimes: See ``draw_regime``.
         protocols: Keys of ``PROTOCOLS``; see ``applicable``.
         advance: Called after each seed, protocol and regime.
+        copies: How many turned copies of the training windows follow them (``with_turned_copies``).
 
     Raises:
         UserError: See ``evaluate_once`` and ``applicable``; also no seeds, regimes or protocols.
@@ -204,14 +217,14 @@ def probe(
     if not seeds or not regimes or not protocols:
         raise UserError("a probe needs at least one seed, one regime and one protocol")
     for regime in regimes:
-        draw_regime(train, regime, seeds[0])  # refuses a bad one before the work of the others is done
+        draw_regime(train, regime, seeds[0], copies)  # refuses a bad one before the work of the others is done
     names = applicable(representation, protocols)
     results: list[ProbeResult] = []
     every_seed: dict[tuple[str, str], ProbeResult] = {}
-    parts = first = _parts(representation, train, test, seeds[0])
+    parts = first = _parts(representation, train, test, seeds[0], copies)
     for index, seed in enumerate(dict.fromkeys(seeds)):
         if index and representation.seeded:
-            parts = _parts(representation, train, test, seed)
+            parts = _parts(representation, train, test, seed, copies)
         encoder = representation.encoder(seed) if representation.encoder else None
         for name, regime in product(names, dict.fromkeys(regimes)):
             if (name, regime) in every_seed:
@@ -225,11 +238,12 @@ def probe(
     return _report(first, encoder, results)
 
 
-def _parts(representation: Representation, train: Windows, test: Windows, seed: int) -> tuple[Part, Part]:
+def _parts(representation: Representation, train: Windows, test: Windows, seed: int, copies: int) -> tuple[Part, Part]:
     if representation.embed is None:
-        return Part(train, np.empty((len(train), 0), np.float32)), Part(test, np.empty((len(test), 0), np.float32))
-    z_train, z_test = representation.embed(seed)
-    return Part(train, z_train), Part(test, z_test)
+        z_train, z_test = (np.empty((len(windows), 0), np.float32) for windows in (train, test))
+    else:
+        z_train, z_test = representation.embed(seed)
+    return Part(train, z_train, copies), Part(test, z_test)
 
 
 def _report(parts: tuple[Part, Part], encoder: Encoder | None, results: list[ProbeResult]) -> ProbeReport:

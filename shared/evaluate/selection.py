@@ -21,17 +21,23 @@ Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Rows to fit to, and rows of the people who are held out."""
 
 
-def draw_regime(train: Windows, regime: str, seed: int) -> NDArray[np.int64]:
+def draw_regime(train: Windows, regime: str, seed: int, copies: int = 0) -> NDArray[np.int64]:
     """Return the sorted indices of the windows whose labels a regime reveals; those without a label are never drawn.
 
     Args:
         train: The windows to draw from.
         regime: A number of labels per person and class, "all", or a percentage of the labelled windows, such as "10%".
         seed: Of the draw; "all" does not depend on it.
+        copies: How many copies of all windows follow them (``with_turned_copies``). Those of a drawn window are drawn
+            with it, and count as none.
 
     Raises:
         UserError: Any other regime, or windows of which none is labelled.
     """
+    if copies:
+        count = len(train) // (copies + 1)
+        rows = draw_regime(train[:count], regime, seed)
+        return (rows + count * np.arange(copies + 1)[:, None]).ravel()
     if not train.labelled.any():
         raise UserError(
             f"{train.meta.name}: no window of the training people is labelled: a probe needs labels of at least 2 "
