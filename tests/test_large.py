@@ -310,3 +310,30 @@ def test_memory_does_not_grow_with_the_windows_of_a_person(written: Path, tmp_pa
         assert trained == str([min(512, len(windows))] * 3)
     assert many.x.nbytes >= 3 * large.LARGE
     assert memory["many"] - memory["one"] < many.x.nbytes / 3
+
+
+STANDARDISE = """
+import resource, sys
+import numpy as np
+from shared.large import stack
+from shared.tasks.features import standardise_by_person
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+noise = np.random.default_rng(0)
+features = stack((noise.normal(1, 1, (4096, 300)).astype(np.float32) for _ in range(80)), (300,), np.float32)
+standardised = standardise_by_person(features, np.full(len(features), "1"))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert abs(standardised[:4096].mean()) < 0.01 and abs(standardised[-4096:].std() - 1) < 0.01
+print(features.nbytes, after - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_features_of_a_person() -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", STANDARDISE], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    size, more = map(int, done.stdout.split())
+    assert size >= 2.9 * large.LARGE
+    assert more * (1 if sys.platform == "darwin" else 1024) < 2 * large.LARGE

@@ -19,7 +19,7 @@ from shared.large import blocks, stack
 from shared.losses import vicreg
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
 
-TOGETHER = 16
+TOGETHER = 32
 """Features whose mean and standard deviation are computed together: bounds the memory that they take."""
 
 
@@ -73,7 +73,7 @@ def standardise_by_person(features: NDArray[np.float32], people: NDArray[np.str_
     spread, mean = torch.empty(2, len(unique), width)
     for first in range(0, width, TOGETHER):
         some = slice(first, first + TOGETHER)
-        values = torch.from_numpy(np.concatenate([block[:, some] for block in blocks(features)]))
+        values = torch.from_numpy(np.concatenate([block[:, some].copy() for block in blocks(features)]))
         for place in range(len(unique)):
             own = torch.from_numpy(places == place)
             spread[place, some], mean[place, some] = torch.std_mean(values[own], dim=0, correction=0)
