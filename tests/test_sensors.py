@@ -452,12 +452,9 @@ KEPT = ("uci_har/1", "motionsense/4", "dsads/1", "dsads/2")
 
 
 @pytest.fixture(scope="module")
-def three(
-    uci_har_zip: Path, motionsense_zip: Path, dsads_zip: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Config]:
+def three(uci_har_zip: Path, motionsense_zip: Path, dsads_zip: Path) -> Iterator[Config]:
     """Four people of three data sets, with three, three and fifteen sensors; at half of their common rate."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDHAR_CACHE", str(tmp_path_factory.mktemp("cache")))
         for name, path in (("UCI_HAR", uci_har_zip), ("MOTIONSENSE", motionsense_zip), ("DSADS", dsads_zip)):
             patch.setenv(f"FEDHAR_{name}", str(path))
         sets = "data.sets=[dsads,uci_har,motionsense]"
