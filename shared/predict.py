@@ -205,6 +205,7 @@ def read_recording(path: Path, spec: InputSpec, rate: float | None = None, recip
     Raises:
         UserError: Anything that does not fit, in plain words.
     """
+    time = spec.time
     if rate is not None and not 0 < rate < math.inf:
         raise UserError(f"--rate: expected a number of samples per second above 0, found {rate:g}")
     # A recipe's path may tell folders that the recording lies in.
@@ -224,7 +225,7 @@ def read_recording(path: Path, spec: InputSpec, rate: float | None = None, recip
             raise UserError(f"{path}: --rate says {rate:g} Hz, the column {recipe.time!r} says {found:.4g} Hz")
     start = windows.found.start if windows.found.start > ABSOLUTE else 0.0
     rows = [list(recipe.channels).index(name) for name in channels]
-    notes = [*guesses, *notes, *_notes(windows, spec.time.rate, start)]
+    notes = [*guesses, *notes, *_notes(windows, time.rate, start)]
     return Recording(windows.name, windows.x[:, rows], windows.spans - start, notes)
 
 

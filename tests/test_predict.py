@@ -178,6 +178,19 @@ def test_a_recording_of_another_rate_is_resampled(models: Path, signal: Signal, 
     np.testing.assert_allclose([a.start for a in there], [a.start for a in here], atol=1e-9)
 
 
+def test_notes_of_a_logger_beside_its_one_file_are_left_out(tmp_path: Path) -> None:
+    content = {
+        "Raw Data.csv": text(whole_columns()),
+        "meta/device.csv": '"property","value"\n"deviceModel","phone"\n',
+        "meta/time.csv": '"event","experiment time"\n"START",0.0\n"PAUSE",20.0\n',
+    }
+    found = read_recording(write_file(tmp_path / "mine.zip", zipped(content)), watch.SPEC)
+    np.testing.assert_allclose(found.x, cut(recording()), atol=1e-5)
+    several = {f"walk {number}/Raw Data.csv": content["Raw Data.csv"] for number in (1, 2)}
+    with pytest.raises(UserError, match=r"expected one recording of one person, found 2: .*walk 1.*, .*walk 2"):
+        read_recording(write_file(tmp_path / "two.zip", zipped(several)), watch.SPEC)
+
+
 # Every recording that import reads right is read right here, too: the same files give the same windows.
 
 

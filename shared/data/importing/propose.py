@@ -138,6 +138,8 @@ def propose(tables: Sequence[Table], paths: Sequence[str]) -> tuple[Recipe, list
 def propose_columns(tables: Sequence[Table], named: Mapping[str, str]) -> tuple[Recipe, list[Guess]]:
     """Guess the part of a recipe that tells what was measured when, and neither people nor activities.
 
+    Its path leaves out files that hold no sensor: loggers put notes beside their recordings.
+
     Args:
         tables: See ``propose``.
         named: Channels, each with its unit, that columns of these names are unless they are known for another sensor.
@@ -145,8 +147,11 @@ def propose_columns(tables: Sequence[Table], named: Mapping[str, str]) -> tuple[
     Raises:
         UserError: Nothing that was measured can be found.
     """
-    fields, _, guesses = _columns(_sorted(tables)[0], named)
-    return Recipe.model_validate(fields), guesses
+    recordings, _ = _sorted(tables)
+    fields, found, guesses = _columns(recordings, named)
+    held = dict.fromkeys(PurePosixPath(triad.table.path).name for triad in found)
+    names = "|".join(map(re.escape, held or [PurePosixPath(recordings[0].path).name]))
+    return Recipe.model_validate(fields | {"path": f"(?:^|/)(?:{names})$"}), guesses
 
 
 def _sorted(tables: Sequence[Table]) -> tuple[list[Table], list[Table]]:
