@@ -308,7 +308,8 @@ def _notes(windows: Cut, rate: float, start: float) -> list[str]:
         uneven = found.uneven[name]
         if uneven > UNEVEN_SHARE or not math.isclose(own, rate, rel_tol=RATE_TOLERANCE):
             which = f" of {name}" if len(found.rates) > 1 else ""
-            notes.append(f"{own:.4g} Hz{which}, {100 * uneven:.1f} % of the steps uneven, brought to {rate:g} Hz")
+            how = f" with {100 * uneven:.1f} % uneven steps" if uneven > UNEVEN_SHARE else ""
+            notes.append(f"{own:.4g} Hz{which}{how} brought to {rate:g} Hz")
     for count, what in (
         (found.filled, f"lost samples were interpolated, in gaps of up to {LONGEST_GAP:g} s"),
         (found.sorted, "samples came late and were put in order"),

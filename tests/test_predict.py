@@ -178,6 +178,25 @@ def test_a_recording_of_another_rate_is_resampled(models: Path, signal: Signal, 
     np.testing.assert_allclose([a.start for a in there], [a.start for a in here], atol=1e-9)
 
 
+LAYOUTS = {
+    "semicolons": "columns parted by semicolons: so that ",
+    "tabs and decimal commas": "columns parted by tabs, decimal commas: so that ",
+    "comments": "the first sample in line 4: so that ",
+    "ISO times": "time from 'time', ISO 8601: 50 Hz by its usual step; 0.0 % of the steps differ",
+    "nanoseconds": "time from 'time' in ns: 50 Hz by its usual step; 0.0 % of the steps differ",
+    "units in names": "total_acc from 'Acceleration x (m/s^2)' and y, z in m/s²: ",
+    "rows twice": "50 samples repeat the time of another and were dropped",
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_what_was_guessed_and_done_is_told_in_a_line(case: str, tmp_path: Path) -> None:
+    name, content = SAME[case]
+    notes = read_recording(write_file(tmp_path / name, content), watch.SPEC).notes
+    assert any(note.startswith(LAYOUTS[case]) for note in notes), notes
+    assert not any("\n" in note for note in notes)
+
+
 def test_notes_of_a_logger_beside_its_one_file_are_left_out(tmp_path: Path) -> None:
     content = {
         "Raw Data.csv": text(whole_columns()),

@@ -323,7 +323,7 @@ def _time(table: Table, guesses: list[Guess]) -> dict[str, Any]:
         steps, usual = _steps(table, column, unit)
         rate, uneven = 1 / usual, float((np.abs(steps - usual) > UNEVEN_STEP * usual).mean())
         what = f"time from {column!r}, ISO 8601" if unit == ISO else f"time from {column!r} in {unit}"
-        guesses.append(Guess(what, f"{rate:.4g} Hz by its usual step; {100 * uneven:.1f} % of the steps are uneven"))
+        guesses.append(Guess(what, f"{rate:.4g} Hz by its usual step; {100 * uneven:.1f} % of the steps differ"))
         return {"time": column, "time_unit": unit}
     return {}
 
