@@ -30,7 +30,7 @@ class TrainingData:
     """One person's, or all people's, windows as tensors.
 
     Args:
-        x: float32 (N, C, T) in physical units.
+        x: float32 (N, C, T) in physical units, or uint8 (N, C, H, W) of images.
         extras: What tasks need beside the windows, N rows each, by the name of the task.
         windows: The windows that ``x`` is of.
         person: Whose windows they are; ``EVERYBODY`` where they are of several people.
@@ -88,6 +88,7 @@ class Model(nn.Module):
 
     def batch(self, x: Tensor, extras: Mapping[str, Tensor]) -> Batch:
         """Return windows (N, C, T) as the tasks see them, with their rows of the extras."""
+        x = x.float()  # images are bytes
         return Batch(x, (x - self.encoder.mean) / self.encoder.std, extras)
 
     def losses(
@@ -226,7 +227,7 @@ def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Mo
     encoder = build_initial_encoder(config, meta.spec)
     encoder.standardise(statistics.mean, statistics.std)
     context = TaskContext(
-        channels=Channels(meta.spec, encoder.std.squeeze(1)),
+        channels=Channels(meta.spec, encoder.std.flatten()),
         transform=compose(config.views.transforms),
         dim=encoder.dim,
         width=encoder.width,
@@ -235,6 +236,11 @@ def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Mo
         encoder=config.encoder.name,
         extra=0,
     )
+    if meta.spec.rate is None and (of_time := [name for name in config.enabled_tasks if TASKS[name].of_time]):
+        raise UserError(
+            f"{', '.join(of_time)}: tasks of windows with a time axis, which images do not have; set "
+            f"{', '.join(f'tasks.{name}.enabled=false' for name in of_time)}"
+        )
     with seeded_initialisation(config.seed, "tasks"):
         tasks = {
             name: TASKS[name](settings, replace(context, extra=TASKS[name].extra_width(settings, meta)))

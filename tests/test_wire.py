@@ -336,7 +336,7 @@ def test_sensors_without_a_meaning_are_left_out_and_named(
         ({"size": [10**12]}, "expected a size of at most 1000000 values a channel, found 1000000000000 samples"),
         ({"size": [10**12, 0]}, "sensors.size.1: Input should be greater than 0"),
         ({"size": [1] * 1000}, "sensors.size: Tuple should have at most 2 items"),
-        ({"size": [32, 32], "rate": None}, "sensors have no rate: expected windows with a time axis"),
+        ({"size": [32, 32], "rate": None}, "does not measure what the others do: the size is 32 x 32 pixels, expected"),
         ({"size": [8, 16]}, "expected a rate (Hz) of windows, and none of images; found 8 x 16 pixels and rate 50.0"),
         ({"units": ["g"]}, "expected a unit for each of 3 channels, found ['g']"),
         ({"data": "x" * 10**6}, "data: String should have at most 100 characters"),

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,13 @@ class ChannelStatistics:
 
     @classmethod
     def of(cls, windows: Windows) -> "ChannelStatistics":
-        """Sum up the samples of windows (N, C, T), in float64."""
+        """Sum up the samples of windows (N, C, T), or the pixels of images (N, C, H, W), in float64."""
         channels = windows.x.shape[1]
         total, squares = np.empty(channels), np.empty(channels)
         for channel in range(channels):
             samples = windows.x[:, channel].astype(np.float64).ravel()
             total[channel], squares[channel] = samples.sum(), np.square(samples).sum()
-        return cls(len(windows) * windows.x.shape[2], total, squares)
+        return cls(len(windows) * prod(windows.meta.spec.size), total, squares)
 
     @classmethod
     def from_dict(cls, sums: Mapping[str, Any]) -> "ChannelStatistics":

@@ -251,7 +251,7 @@ def _passes(
         _train_mode(network, recipe.norm_frozen)
         order = torch.randperm(len(y), generator=generator, device=y.device)
         for rows in order.tensor_split(math.ceil(len(y) / recipe.batch)):
-            loss = cross_entropy(network(labelled.augment(labelled.x[rows], generator)), y[rows])
+            loss = cross_entropy(network(labelled.augment(labelled.x[rows].float(), generator)), y[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

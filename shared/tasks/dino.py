@@ -61,7 +61,7 @@ class DINO(Task):
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Any]:
         """The student's views, two whole ones and the crops, one after the other, and the teacher's."""
-        copies = batch.x.repeat(GLOBAL + self.settings.local_crops, 1, 1)
+        copies = torch.cat([batch.x] * (GLOBAL + self.settings.local_crops))
         x = self.transform(copies, generator, self.channels)
         whole, part = x[: GLOBAL * len(batch.x)], x[GLOBAL * len(batch.x) :]
         return [
