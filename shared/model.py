@@ -19,6 +19,7 @@ from shared.seeding import seeded_initialisation
 from shared.steps import Losses, Step, StepContext, build_step
 from shared.tasks import TASKS, Batch, Draw, Task, TaskContext
 from shared.teacher import MovingAverage, TeacherSettings
+from shared.transforms import transforms_of
 from shared.weighting import Weighting, build_weighting
 
 EVERYBODY = "0"
@@ -228,7 +229,7 @@ def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Mo
     encoder.standardise(statistics.mean, statistics.std)
     context = TaskContext(
         channels=Channels(meta.spec, encoder.std.flatten()),
-        transform=compose(config.views.transforms),
+        transform=compose(config.views.transforms, transforms_of(meta.spec)),
         dim=encoder.dim,
         width=encoder.width,
         layout=encoder.layout,

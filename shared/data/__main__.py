@@ -72,13 +72,10 @@ def _settings(options: argparse.Namespace) -> DataSettings:
 def info(settings: DataSettings, console: Console) -> None:
     """Load a data set and print who did what, how it was recorded and what was checked."""
     train, test = load(settings)
-    meta, time = train.meta, train.meta.spec.time
+    meta = train.meta
     shipped = f", {len(meta.feature_names)} features shipped" if meta.feature_names else ""
     console.print(f"[bold]{meta.name}[/]: {len(train)} training and {len(test)} test windows")
-    console.print(
-        f"{len(meta.spec.channels)} channels of {time.samples} samples at {time.rate:g} Hz ({time.seconds:g} s)"
-        f"{shipped}"
-    )
+    console.print(f"{len(meta.spec.channels)} channels of {meta.spec.extent}{shipped}")
     wide = len(meta.classes) > _SIDE_BY_SIDE
     console.print(_people_table(train, test, () if wide else meta.classes))
     if wide:
