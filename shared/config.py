@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, create_model, field_validator
 
 from shared.augmentations import ViewSettings
-from shared.data import DATASETS, DataSettings
+from shared.data import DATASETS, IMAGE_SETS, DataSettings
 from shared.encoders import ENCODERS, IMAGE_ENCODERS, EncoderSettings
 from shared.errors import UserError, choose, nearest
 from shared.settings import NO_IDENTITY, IdentityOf, Settings, Way
@@ -258,8 +258,9 @@ def _lay_over(values: dict[str, Any], layer: Mapping[str, Any], origin: str, pre
 
 
 def _check_names(values: Mapping[str, Any]) -> None:
-    for name in (values["data"]["name"], *values["data"]["sets"]):
-        choose("data set", DATASETS, name)
+    choose("data set", DATASETS | IMAGE_SETS, values["data"]["name"])
+    for name in values["data"]["sets"]:
+        choose("data set of sensors", DATASETS, name)
     choose("encoder", ENCODERS | IMAGE_ENCODERS, values["encoder"]["name"])
     choose("weighting", WEIGHTINGS, values["weighting"]["name"])
     choose("step", STEPS, values["step"]["name"])

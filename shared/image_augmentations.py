@@ -209,7 +209,8 @@ def _turned_hue(angle: Tensor, x: Tensor) -> Tensor:
     turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
     turn[:, 2, 1] = angle.sin()
     turn[:, 1, 2] = -turn[:, 2, 1]
-    return torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    matrices: Tensor = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    return matrices
 
 
 def _turned(x: Tensor, quarters: int) -> Tensor:

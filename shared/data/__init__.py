@@ -9,9 +9,10 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.data import dsads, folder, motionsense, synthetic, uci_har, watch
+from shared.data import cifar10, dsads, folder, images, motionsense, stl10, synthetic, uci_har, watch
 from shared.data.conform import common_spec, conform, pick
 from shared.data.partition import by_person, each_person
+from shared.data.parts import PartSettings, divide
 from shared.data.person import Person, in_order
 from shared.data.spec import Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
@@ -31,7 +32,16 @@ DATASETS: dict[str, Loader] = {
     "synthetic": synthetic.load,
 }
 
-SOURCES = {source.name: source for source in (uci_har.SOURCE, watch.SOURCE, motionsense.SOURCE, dsads.SOURCE)}
+"""Of windows with a time axis, by name."""
+
+IMAGE_SETS: dict[str, Loader] = {
+    "cifar10": cifar10.load,
+    "stl10": stl10.load,
+    "image_folder": images.load,
+}
+"""Of images, by name."""
+
+SOURCES = {module.SOURCE.name: module.SOURCE for module in (uci_har, watch, motionsense, dsads, cifar10, stl10)}
 """Where the public ones are from, and on what terms."""
 
 
@@ -39,12 +49,13 @@ class DataSettings(Settings):
     """Which windows to use.
 
     Args:
-        name: A key of ``DATASETS``.
+        name: A key of ``DATASETS`` or of ``IMAGE_SETS``.
         sets: Keys of ``DATASETS`` to use together, in place of ``name``; see ``join``. Empty: ``name`` alone.
         path: Where the data set is, or None for its default place. Of several, where "folder" is.
         channels: To use, by name, in this order. Empty: all; of several data sets, those that all of them have.
         holdout: People of the training part who become the test part, while the data set's own test people are
             left out: what is tuned is then tuned without them. Empty: the data set's own split.
+        parts: How images that nobody owns are divided: the parts are the training people.
     """
 
     name: str
@@ -52,6 +63,7 @@ class DataSettings(Settings):
     path: Annotated[Path | None, NO_IDENTITY]
     channels: tuple[Name, ...]
     holdout: tuple[Person, ...]
+    parts: PartSettings
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +93,7 @@ def load(settings: DataSettings) -> tuple[Windows, Windows]:
 
 def _load(settings: DataSettings) -> tuple[Windows, Windows]:
     train, test = _all_of(settings)
+    train = divide(train, settings.parts)
     if settings.holdout:
         rest = without(train.people, settings.holdout, train.meta.name)
         train, test = train.of(rest), train.of(list(settings.holdout))
@@ -95,7 +108,7 @@ def _all_of(settings: DataSettings) -> tuple[Windows, Windows]:
         if twice := sorted(name for name, count in Counter(values).items() if count > 1):
             raise UserError(f"data.{knob} names {', '.join(twice)} more than once")
     if len(names) == 1:
-        train, test = choose("data set", DATASETS, names[0])(settings.path)
+        train, test = choose("data set", DATASETS | IMAGE_SETS, names[0])(settings.path)
         return with_channels(train, settings.channels), with_channels(test, settings.channels)
     if settings.path is not None and "folder" not in names:
         raise UserError(

@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.data import DATASETS, SOURCES, DataSettings, load
+from shared.data import DATASETS, IMAGE_SETS, SOURCES, DataSettings, load
 from shared.data.download import INNER_SHA256, OUTER_SHA256, URL, download_uci_har
 from shared.data.partition import each_person
+from shared.data.parts import TEN_ALIKE
 from shared.data.person import person_id
 from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
@@ -66,7 +67,9 @@ def _import(options: argparse.Namespace, console: Console) -> None:
 
 
 def _settings(options: argparse.Namespace) -> DataSettings:
-    return DataSettings(name=options.name, sets=(), path=options.path, channels=(), holdout=tuple(options.holdout))
+    return DataSettings(
+        name=options.name, sets=(), path=options.path, channels=(), holdout=tuple(options.holdout), parts=TEN_ALIKE
+    )
 
 
 def info(settings: DataSettings, console: Console) -> None:
@@ -144,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("info", help="load a data set, check all of it and print a summary")
     split = commands.add_parser("split", help="write one file per training person, for the clients of a deployment")
     for command in (show, split):
-        command.add_argument("name", help=f"one of: {', '.join(DATASETS)}")
+        command.add_argument("name", help=f"one of: {', '.join(DATASETS | IMAGE_SETS)}")
         command.add_argument("--path", type=Path, help="folder or zip of the data set (default: its usual place)")
         command.add_argument(
             "--holdout",

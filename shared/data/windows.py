@@ -74,7 +74,7 @@ class Windows:
                 raise UserError(f"{name}: {n} windows, but {len(value)} rows of {field}")
         if n and not (self.y.min() >= UNLABELLED and self.y.max() < len(self.meta.classes)):
             raise UserError(f"{name}: {expected_labels(self.meta.classes)}, found {self.y.min()}..{self.y.max()}")
-        bad = ~np.isfinite(self.x).all(axis=tuple(range(1, self.x.ndim)))
+        bad = ~np.isfinite(self.x if self.x.dtype == np.float32 else self.x[:0]).all(axis=tuple(range(1, self.x.ndim)))
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
             raise UserError(
