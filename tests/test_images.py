@@ -320,7 +320,7 @@ def test_shards_give_each_part_few_classes() -> None:
 
 
 def test_parts_that_would_be_too_small_are_refused() -> None:
-    with pytest.raises(UserError, match=r"19 images do not make 10 parts of at least 2: set data\.parts\.count"):
+    with pytest.raises(UserError, match=r"19 images do not make 10 parts of at least 2: set fewer data\.parts\.count"):
         divide(undivided([0] * 19), TEN_ALIKE)
     tiny = TEN_ALIKE.model_copy(update={"by": "dirichlet", "alpha": 1e-3})
     with pytest.raises(UserError, match=r"kept coming out with fewer than 2 images: set fewer data\.parts\.count"):

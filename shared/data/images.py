@@ -115,8 +115,8 @@ def _parse(archive: Archive) -> dict[str, NDArray[Any]]:
         if image.shape != first.shape:
             sizes = [f"{width} x {height}" for _, height, width in (first.shape, image.shape)]
             raise UserError(
-                f"{archive.place}: expected images of one size, found {files[0].member} of {sizes[0]} and {file.member} "
-                f"of {sizes[1]} pixels: bring them to one size first"
+                f"{archive.place}: expected images of one size, found {files[0].member} of {sizes[0]} and "
+                f"{file.member} of {sizes[1]} pixels: bring them to one size first"
             )
         x[row] = image
     return {

@@ -70,8 +70,8 @@ def divide(windows: Windows, settings: PartSettings) -> Windows:
         if np.bincount(part, minlength=settings.count).min() >= LEAST:
             return replace(windows, person=of_numbers(part + 1))
     raise UserError(
-        f"{name}: parts by {settings.by} kept coming out with fewer than {LEAST} images: set fewer data.parts.count, or "
-        "a larger data.parts.alpha"
+        f"{name}: parts by {settings.by} kept coming out with fewer than {LEAST} images: set fewer data.parts.count, "
+        "or a larger data.parts.alpha"
     )
 
 
