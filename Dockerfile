@@ -23,7 +23,7 @@ RUN pip install --constraint /constraints.txt flwr
 # Of the packages in pyproject.toml only those that a client, a server or a job imports; of seglearn only its data file.
 FROM superlink-packages AS client-packages
 RUN pip install --constraint /constraints.txt \
-      dp-accounting httpx numpy psutil pydantic pyyaml rich safetensors scikit-learn scipy tensorboard threadpoolctl torch torchjd \
+      dp-accounting httpx numpy pillow psutil pydantic pyyaml rich safetensors scikit-learn scipy tensorboard threadpoolctl torch torchjd \
     && pip install --constraint /constraints.txt --no-deps seglearn
 
 FROM base AS superlink

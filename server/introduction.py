@@ -72,8 +72,6 @@ class Introduction(Sums):
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> Self:
-        if self.sensors.rate is None:
-            raise ValueError("sensors have no rate: expected windows with a time axis")
         if (found := len(self.total)) != (expected := len(self.sensors.channels)):
             raise ValueError(f"total has {found} values for {expected} channels")
         if self.count > (samples := self.windows * prod(self.sensors.size)):

@@ -15,7 +15,7 @@ respect gravity and the physics of one rigid body carrying several sensors.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
@@ -86,7 +86,7 @@ class ViewSettings(Settings):
     Which transformations keep what matters depends on the data, not on the task.
 
     Args:
-        transforms: Names of ``TRANSFORMS``, applied in this order.
+        transforms: Names of transforms of the kind of input (``shared.transforms``), applied in this order.
         reorient: How each window of a batch is turned before the views of all tasks are made of it, as if the device
             had been worn another way; a name of ``TRANSFORMS``. None: windows are seen as they were recorded.
     """
@@ -95,13 +95,18 @@ class ViewSettings(Settings):
     reorient: Literal["rotate", "tilt", "rotate_about_gravity"] | None
 
 
-def compose(names: Sequence[str]) -> Transform:
+def compose(names: Sequence[str], transforms: Mapping[str, Transform] | None = None) -> Transform:
     """Return the transform that applies the named ones in order; without names, windows pass as they are.
 
+    Args:
+        names: Keys of ``transforms``.
+        transforms: To choose from; None: those of sensors.
+
     Raises:
-        UserError: A name that is not in ``TRANSFORMS``.
+        UserError: A name that is not among them.
     """
-    steps = [choose("augmentation", TRANSFORMS, name) for name in names]
+    table = TRANSFORMS if transforms is None else transforms
+    steps = [choose("augmentation", table, name) for name in names]
 
     def apply(x: Tensor, generator: Generator, channels: Channels) -> Tensor:
         for step in steps:

@@ -59,8 +59,11 @@ def worn_sensors(spec: InputSpec) -> tuple[Sensor, ...]:
     """Return the three-axis sensors that all channels belong to, in channel order.
 
     Raises:
-        UserError: A channel of no complete three-axis sensor, a unit other than that of its kind, or an unknown place.
+        UserError: A channel of no complete three-axis sensor, a unit other than that of its kind, an unknown place, or
+            images.
     """
+    if spec.rate is None:
+        raise UserError("expected windows of worn sensors, found images")
     triads = spec.triads
     taken = {channel for triad in triads for channel in triad.channels}
     if rest := [name for channel, name in enumerate(spec.channels) if channel not in taken]:

@@ -25,8 +25,8 @@ from pydantic import (
 )
 
 from shared.augmentations import ViewSettings
-from shared.data import DATASETS, DataSettings
-from shared.encoders import ANY_SENSORS, ENCODERS, EncoderSettings
+from shared.data import DATASETS, IMAGE_SETS, DataSettings
+from shared.encoders import ANY_SENSORS, ENCODERS, IMAGE_ENCODERS, EncoderSettings
 from shared.errors import UserError, choose, nearest
 from shared.settings import NO_IDENTITY, IdentityOf, Settings, Way
 from shared.steps import STEPS, StepSettings
@@ -296,9 +296,10 @@ def _lay_over(values: dict[str, Any], layer: Mapping[str, Any], origin: str, pre
 
 
 def _check_names(values: Mapping[str, Any]) -> None:
-    for name in (values["data"]["name"], *values["data"]["sets"]):
-        choose("data set", DATASETS, name)
-    choose("encoder", ENCODERS, values["encoder"]["name"])
+    choose("data set", DATASETS | IMAGE_SETS, values["data"]["name"])
+    for name in values["data"]["sets"]:
+        choose("data set of sensors", DATASETS, name)
+    choose("encoder", ENCODERS | IMAGE_ENCODERS, values["encoder"]["name"])
     choose("weighting", WEIGHTINGS, values["weighting"]["name"])
     choose("step", STEPS, values["step"]["name"])
     choose("aggregation", dict.fromkeys(AVERAGING + ROBUST), values["federation"]["aggregation"]["name"])

@@ -63,8 +63,10 @@ def expert_features(x: Tensor, spec: InputSpec) -> Tensor:
         Finite float32 (N, F), not standardised. F depends on ``spec``, not on T.
 
     Raises:
-        UserError: ``x`` is not (N, C, T) with the channels of ``spec``, or the windows are too short.
+        UserError: ``x`` is not (N, C, T) with the channels of ``spec``, the windows are too short, or it is images.
     """
+    if spec.rate is None:
+        raise UserError(f"expert features: expected windows with a time axis, found images of {spec.extent}")
     if x.ndim != 3 or x.shape[1] != len(spec.channels) or x.shape[2] < MIN_SAMPLES:
         raise UserError(
             f"expert features need windows (N, {len(spec.channels)}, T) with T >= {MIN_SAMPLES}, found {tuple(x.shape)}"

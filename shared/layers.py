@@ -22,8 +22,11 @@ class BatchNorm(nn.BatchNorm1d):
     They are mean 0 and variance 1 where there has never been a larger batch.
     """
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take maps of any number of dimensions."""
+
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise vectors (N, D), or maps (N, D, L)."""
+        """Normalise vectors (N, D), or maps (N, D, L) or (N, D, h, w)."""
         if not self.training or input.numel() > input.shape[1]:
             return super().forward(input)
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
@@ -48,7 +51,7 @@ def _norm(norm: Norm, features: int) -> nn.Module:
 
 
 def maps_norm(norm: Norm, maps: int) -> nn.Module:
-    """Return the normalisation of maps (N, maps, L); "group" (Wu and He 2018) has up to 8 groups of at least two."""
+    """Return the normalisation of maps (N, maps, ...); "group" (Wu and He 2018) has up to 8 groups of at least two."""
     return BatchNorm(maps) if norm == "batch" else nn.GroupNorm(gcd(8, maps // 2), maps)
 
 

@@ -1,6 +1,7 @@
 """What is hidden from an encoder, and what stands in its place.
 
-Shapes: N windows, C channels, T samples, L positions in time, K tokens. True means hidden.
+Shapes: N windows, C channels, T samples, L positions in time, K tokens. True means hidden. In images samples are pixels
+(H, W), and positions are square patches, row after row.
 """
 
 import math
@@ -16,6 +17,9 @@ from shared.augmentations import Channels, sensors_of
 from shared.errors import UserError
 from shared.settings import Settings
 
+LOG_ASPECT = (math.log(1 / 3), math.log(3))
+"""Of the height of an image's region to its width, as in BEiT (Bao et al. 2022)."""
+
 
 class MaskSettings(Settings):
     """How positions are hidden; the same number in each window.
@@ -23,8 +27,8 @@ class MaskSettings(Settings):
     Args:
         kind: "tube" hides positions in all channels at once, so that no sensor tells what another one shows there
             (VideoMAE, Tong et al. 2022); "span" the same in stretches of ``span`` positions (wav2vec 2.0, Baevski et
-            al. 2020); "block" in a single stretch; "random" hides positions of each sensor by itself; "sensor" hides
-            whole sensors (nodes in GraphMAE, Hou et al. 2022).
+            al. 2020); "block" in a single stretch, of an image in a region of patches; "random" hides positions of each
+            sensor by itself; "sensor" hides whole sensors (nodes in GraphMAE, Hou et al. 2022).
         ratio: Share of the positions, or of the sensors, that is hidden; at least one is, and one is not.
         span: Positions of a stretch of "span".
     """
@@ -45,22 +49,25 @@ class Masks:
     Args:
         settings: How.
         channels: The C channels.
-        positions: L.
+        grid: (L,) positions in time, or rows and columns of the patches of an image.
 
     Raises:
         UserError: Masks that would hide all or nothing: there are fewer than two positions, or fewer than two sensors
-            where whole sensors are hidden.
+            where whole sensors are hidden. Or stretches of time in images.
     """
 
-    def __init__(self, settings: MaskSettings, channels: Channels, positions: int) -> None:
+    def __init__(self, settings: MaskSettings, channels: Channels, grid: tuple[int, ...]) -> None:
         self._settings = settings
-        self._positions = positions
+        self._grid = grid
+        self._positions = positions = math.prod(grid)
         self._sensors = torch.tensor(sensors_of(channels, len(channels.std)))
         of_sensors = settings.kind == "sensor"
         parts = int(self._sensors.max()) + 1 if of_sensors else positions
         if parts < 2:
-            what = "sensors" if of_sensors else "positions in time"
+            what = "sensors" if of_sensors else "positions"
             raise UserError(f"masks of kind {settings.kind!r} need at least 2 {what} in a window, found {parts}")
+        if settings.kind == "span" and len(grid) == 2:
+            raise UserError("masks of kind 'span' hide stretches of time, which images do not have: use tube or block")
 
     def draw(self, n: int, generator: Generator) -> Tensor:
         """Draw what is hidden from each of ``n`` windows, bool (N, C, L), on the generator's device."""
@@ -82,10 +89,28 @@ class Masks:
             order = torch.rand(n, positions // settings.span + 2, generator=generator, device=device)
             mask = _lowest(order.gather(1, stretch), hidden)
         else:
-            first = torch.randint(positions - hidden + 1, (n, 1), generator=generator, device=device)
-            place = torch.arange(positions, device=device)
-            mask = (place >= first) & (place < first + hidden)
+            mask = stretches((n,), hidden, self._grid, generator)
         return mask[:, None].expand(-1, len(sensors), -1)
+
+
+def stretches(shape: tuple[int, ...], length: int, grid: tuple[int, ...], generator: Generator) -> Tensor:
+    """Draw places for stretches of ``length`` positions, or regions of as many patches of an image: bool (*shape, L).
+
+    A region is a rectangle around a random place, of a random aspect. What would be outside of the image is added to it
+    inside. Its last row or column may not be whole, so that each region has as many patches.
+    """
+    device = generator.device
+    if len(grid) == 1:
+        first = torch.randint(grid[0] - length + 1, (*shape, 1), generator=generator, device=device)
+        place = torch.arange(grid[0], device=device)
+        return (place >= first) & (place < first + length)
+    centres = (torch.rand(*shape, 1, generator=generator, device=device) * side for side in grid)
+    y, x = (
+        (torch.arange(side, device=device) + 0.5 - centre).abs() for side, centre in zip(grid, centres, strict=True)
+    )
+    ratio = torch.empty(*shape, 1, 1, device=device).uniform_(*LOG_ASPECT, generator=generator).exp()
+    distance = torch.maximum(y.unsqueeze(-1), x.unsqueeze(-2) * ratio)
+    return _lowest(distance.flatten(-2), length)
 
 
 def visible_positions(mask: Tensor) -> Tensor:
@@ -100,13 +125,18 @@ class Layout:
 
     Args:
         rows: The channels of each row. Encoders have one row of all channels, or a row for each sensor.
-        times: L, positions in time.
-        stride: Samples of a position; the last may have fewer.
+        grid: (L,) positions in time, or rows and columns of the patches of an image.
+        stride: Samples of a position, or pixels along the sides of a patch; the last may have fewer.
     """
 
     rows: tuple[tuple[int, ...], ...]
-    times: int
+    grid: tuple[int, ...]
     stride: int
+
+    @property
+    def times(self) -> int:
+        """L, positions in time or in the image."""
+        return math.prod(self.grid)
 
     @property
     def tokens(self) -> int:
@@ -116,10 +146,10 @@ class Layout:
     @property
     def values(self) -> int:
         """Values under a token."""
-        return len(self.rows[0]) * self.stride
+        return len(self.rows[0]) * math.prod([self.stride] * len(self.grid))
 
     def patches(self, x: Tensor) -> Tensor:
-        """Cut windows (N, C, T) into what stands under each token: (N, K, values)."""
+        """Cut windows (N, C, T), or images (N, C, H, W), into what stands under each token: (N, K, values)."""
         return torch.cat([patches(x[:, list(row)], self.stride) for row in self.rows], dim=1)
 
     def touched(self, mask: Tensor) -> Tensor:
@@ -135,63 +165,79 @@ class Layout:
         return tokens.view(len(tokens), len(self.rows), self.times, -1).mean(dim=1)
 
 
-def of_samples(mask: Tensor, stride: int, samples: int) -> Tensor:
-    """Return which samples a mask of positions, bool (N, C, L), hides: bool (N, C, T)."""
-    return mask.repeat_interleave(stride, dim=2)[:, :, :samples]
+def grid_of(size: tuple[int, ...], stride: int) -> tuple[int, ...]:
+    """Return how many positions, along each side, a size (T,) or (H, W) has."""
+    return tuple(-(-samples // stride) for samples in size)
+
+
+def of_samples(mask: Tensor, stride: int, size: tuple[int, ...]) -> Tensor:
+    """Return which samples a mask of positions, bool (N, C, L), hides: bool (N, C, *size)."""
+    mask = mask.view(*mask.shape[:2], *grid_of(size, stride))
+    for dim, samples in enumerate(size, start=2):
+        mask = mask.repeat_interleave(stride, dim).narrow(dim, 0, samples)
+    return mask
 
 
 def patches(x: Tensor, stride: int) -> Tensor:
-    """Cut windows (N, C, T) into what stands at each position: (N, L, C stride), channel after channel.
+    """Cut windows (N, C, *size) into what stands at each position: (N, L, C stride ...), channel after channel.
 
     Zeros, or False, continue a last patch that is shorter.
     """
-    n, channels, samples = x.shape
-    positions = -(-samples // stride)
-    whole = F.pad(x, (0, positions * stride - samples)).reshape(n, channels, positions, stride)
-    return whole.transpose(1, 2).flatten(2)
+    n, channels, *size = x.shape
+    grid = grid_of(tuple(size), stride)
+    missing = [positions * stride - samples for positions, samples in zip(grid, size, strict=True)]
+    whole = F.pad(x, [end for side in reversed(missing) for end in (0, side)])
+    cut = whole.reshape(n, channels, *(part for positions in grid for part in (positions, stride)))
+    places = range(2, cut.dim(), 2)
+    return cut.permute(0, *places, 1, *(place + 1 for place in places)).reshape(n, math.prod(grid), -1)
 
 
 def fill(x: Tensor, mask: Tensor, otherwise: Tensor) -> Tensor:
     """Replace hidden samples by the mean of the samples of that channel that stay.
 
     Args:
-        x: (N, C, T).
-        mask: bool (N, C, T), or (N, 1, T) for all channels alike.
-        otherwise: (C, 1), for channels of which nothing stays.
+        x: (N, C, T), or (N, C, H, W).
+        mask: bool of that shape, or with one channel, for all channels alike.
+        otherwise: (C, 1), or (C, 1, 1), for channels of which nothing stays.
     """
     kept = (~mask).to(x.dtype)
-    count = kept.sum(dim=2, keepdim=True)
-    mean = torch.where(count > 0, (x * kept).sum(dim=2, keepdim=True) / count, otherwise)
+    inside = tuple(range(2, x.dim()))
+    count = kept.sum(dim=inside, keepdim=True)
+    mean = torch.where(count > 0, (x * kept).sum(dim=inside, keepdim=True) / count, otherwise)
     return torch.where(mask, mean, x)
 
 
-def mask_patches(shape: tuple[int, int], patch: int, ratio: float, generator: Generator) -> Tensor:
-    """Draw which samples the reconstruction task hides.
+def mask_patches(shape: tuple[int, ...], patch: int, ratio: float, generator: Generator) -> Tensor:
+    """Draw which samples the reconstruction task hides: patches anywhere in a window, a region of those of an image.
 
     Args:
-        shape: (N, T).
+        shape: (N, T), or (N, H, W).
         patch: Samples in a patch; the last of a window may be shorter, and a window of fewer than two
             patches is cut in two.
         ratio: Share of the patches to hide, between 0 and 1; at least one is hidden and one kept.
         generator: Source of randomness; the mask is made on its device.
 
     Returns:
-        bool (N, T), True where hidden; the same number of patches in each window.
+        bool of that shape, True where hidden; the same number of patches in each window.
 
     Raises:
         UserError: A ratio or patch out of range, or windows of a single sample.
     """
-    n, samples = shape
+    n, *size = shape
+    samples = max(size)
     if not 0 < ratio < 1 or patch < 1 or samples < 2:
         raise UserError(
             f"masking needs 0 < ratio < 1, patch >= 1 and windows of at least 2 samples; "
             f"found ratio {ratio}, patch {patch}, {samples} samples"
         )
     patch = min(patch, (samples + 1) // 2)
-    patches = math.ceil(samples / patch)
-    hidden = min(max(round(ratio * patches), 1), patches - 1)
-    order = torch.rand(n, patches, generator=generator, device=generator.device).argsort(dim=1)
-    return (order < hidden).repeat_interleave(patch, dim=1)[:, :samples]
+    grid = grid_of(tuple(size), patch)
+    hidden = _share(ratio, math.prod(grid))
+    if len(grid) == 2:
+        mask = stretches((n,), hidden, grid, generator)
+    else:
+        mask = torch.rand(n, *grid, generator=generator, device=generator.device).argsort(dim=1) < hidden
+    return of_samples(mask.unsqueeze(1), patch, tuple(size))[:, 0]
 
 
 def _share(ratio: float, of: int) -> int:

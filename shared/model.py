@@ -20,6 +20,7 @@ from shared.seeding import seeded_initialisation
 from shared.steps import Losses, Step, StepContext, build_step
 from shared.tasks import TASKS, Batch, Draw, Task, TaskContext
 from shared.teacher import MovingAverage, TeacherSettings
+from shared.transforms import transforms_of
 from shared.weighting import Weighting, build_weighting
 
 EVERYBODY = "0"
@@ -31,7 +32,7 @@ class TrainingData:
     """One person's, or all people's, windows, as the training loop takes them.
 
     Args:
-        x: float32 (N, C, T) in physical units.
+        x: float32 (N, C, T) in physical units, or uint8 (N, C, H, W) of images.
         extras: What tasks need beside the windows, N rows each, by the name of the task.
         windows: The windows that ``x`` is of.
         person: Whose windows they are; ``EVERYBODY`` where they are of several people.
@@ -100,7 +101,7 @@ class Model(nn.Module):
         They may be turned at random. An encoder that aligns windows could not tell how they were: the tasks then see
         them aligned too. The extras are those of the windows before.
         """
-        x = self.encoder.aligned(self.reorient(x, generator))
+        x = self.encoder.aligned(self.reorient(x.float(), generator))  # images are bytes
         return Batch(x, (x - self.encoder.mean) / self.encoder.std, extras)
 
     def losses(
@@ -238,10 +239,10 @@ def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Mo
     """
     encoder = build_initial_encoder(config, meta.spec)
     encoder.standardise(statistics.mean, statistics.std)
-    channels = Channels(meta.spec, encoder.std.squeeze(1))
+    channels = Channels(meta.spec, encoder.std.flatten())
     context = TaskContext(
         channels=channels,
-        transform=compose(config.views.transforms),
+        transform=compose(config.views.transforms, transforms_of(meta.spec)),
         dim=encoder.dim,
         width=encoder.width,
         layout=encoder.layout,
@@ -249,6 +250,11 @@ def build_model(config: Config, meta: Meta, statistics: ChannelStatistics) -> Mo
         encoder=config.encoder.name,
         extra=0,
     )
+    if meta.spec.rate is None and (of_time := [name for name in config.enabled_tasks if TASKS[name].of_time]):
+        raise UserError(
+            f"{', '.join(of_time)}: tasks of windows with a time axis, which images do not have; set "
+            f"{', '.join(f'tasks.{name}.enabled=false' for name in of_time)}"
+        )
     with seeded_initialisation(config.seed, "tasks"):
         tasks = {
             name: TASKS[name](settings, replace(context, extra=TASKS[name].extra_width(settings, meta)))

@@ -59,6 +59,11 @@ def dsads_zip() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cifar10_zip() -> Path:
+    return data_or_skip("cifar10", "cifar10-jpg-12k.zip")
+
+
+@pytest.fixture(scope="session")
 def cases() -> Path:
     named = os.environ.get("FEDHAR_CASES")
     path = Path(named) if named else ROOT.parent / "shared" / "cases"

@@ -11,6 +11,7 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from shared.data import DataSettings, load
+from shared.data.parts import TEN_ALIKE
 from shared.errors import UserError
 from shared.evaluate import (
     ProbeReport,
@@ -157,7 +158,7 @@ def test_effective_rank_of_known_cases() -> None:
 
 
 def test_collapsed_embeddings_are_recorded_and_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    split = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    split = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
     rng = np.random.default_rng(0)
     healthy = tuple(rng.standard_normal((len(part), 12)).astype(np.float32) for part in split)
     collapsed = tuple(np.concatenate([z[:, [0, 0, 0]], 5 + 1e-4 * z[:, 3:]], axis=1) for z in healthy)

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from shared.data import DATASETS, DataSettings, dsads, folder, join, load, load_apart, training_people, uci_har, watch
 from shared.data.conform import pick
 from shared.data.partition import by_person, cut, draw_fraction, draw_labels
+from shared.data.parts import TEN_ALIKE
 from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
 from shared.data.statistics import SMALLEST_STD, ChannelStatistics
@@ -39,7 +40,7 @@ def own_cache(monkeypatch, cache):
 
 
 def settings_of(name: str, path: Path | None = None, holdout: tuple[int | str, ...] = ()) -> DataSettings:
-    return DataSettings(name=name, sets=(), path=path, channels=(), holdout=holdout)
+    return DataSettings(name=name, sets=(), path=path, channels=(), holdout=holdout, parts=TEN_ALIKE)
 
 
 @pytest.fixture
@@ -219,7 +220,9 @@ def test_a_person_in_both_parts_is_refused(monkeypatch):
 
 
 def several(*names: str, **knobs) -> DataSettings:
-    return DataSettings(**{"name": "", "sets": names, "path": None, "channels": (), "holdout": ()} | knobs)
+    return DataSettings(
+        **{"name": "", "sets": names, "path": None, "channels": (), "holdout": (), "parts": TEN_ALIKE} | knobs
+    )
 
 
 def test_data_sets_together_have_the_channels_that_all_have_and_people_of_their_own(uci_har_zip, monkeypatch):

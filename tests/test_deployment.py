@@ -24,6 +24,7 @@ from centralized_baseline.probe import main as probe
 from deployment import superexec
 from shared.data import DataSettings, load
 from shared.data.folder import write_folder
+from shared.data.parts import TEN_ALIKE
 from shared.data.split import split_people
 from shared.data.windows import UNLABELLED
 from shared.evaluate import ProbeReport
@@ -66,7 +67,7 @@ def test_the_labels_of_two_people_judge_an_encoder_of_clients_that_have_none(
 ) -> None:
     for file in federation.base.glob("client-*/data/person_*.npz"):
         assert set(np.load(file)) == {"x"}
-    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(4,)))
+    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(4,), parts=TEN_ALIKE))
     train = replace(train, y=np.where(np.isin(train.person, ("1", "3")), train.y, UNLABELLED))
     write_folder(tmp_path / "two", train, test)
     few = ["--seeds", "1", "--regimes", "1", "all", "--out", str(tmp_path)]
@@ -240,7 +241,7 @@ def test_the_containers_train_and_bring_the_run_home(tmp_path: Path) -> None:
     data, runs = tmp_path / "deployment", tmp_path / "runs"
     data.mkdir()
     split_people(
-        DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()), data / "people"
+        DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE), data / "people"
     )  # prepare keeps what is there
     remove_labels(data / "people")
     runs.mkdir()

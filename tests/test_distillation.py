@@ -292,7 +292,7 @@ def test_a_context_never_contains_its_targets(
     ijepa = IJEPASettings(**of | {"context": (0.9, 1.0), "targets": count, "target_share": tuple(sorted(shares))})
     if round(0.9 * positions) < count + LEAST_CONTEXT:
         return
-    context, targets = draw_parts(ijepa, n, positions, make_generator(seed))
+    context, targets = draw_parts(ijepa, n, (positions,), make_generator(seed))
     assert targets.shape == (n, positions)
     assert not targets.gather(1, context).any()
     assert targets.any(dim=1).all()
@@ -311,7 +311,7 @@ def test_a_context_stays_in_its_stretch() -> None:
     ijepa = IJEPASettings(**of | {"context": (0.5, 0.5), "targets": 1, "target_share": (0.1, 0.1)})
     starts = set()
     for seed in range(30):
-        context, _ = draw_parts(ijepa, 8, 20, make_generator(seed))
+        context, _ = draw_parts(ijepa, 8, (20,), make_generator(seed))
         assert (context[:, -1] - context[:, 0] < 10).all()
         starts |= set(context[:, 0].tolist())
     assert len(starts) > 5

@@ -22,6 +22,7 @@ from torch import nn
 
 from shared.data import DataSettings, load
 from shared.data.partition import draw_labels
+from shared.data.parts import TEN_ALIKE
 from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows
@@ -64,7 +65,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def split() -> tuple[Windows, Windows]:
-    return load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    return load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
 
 
 @pytest.fixture
@@ -520,7 +521,9 @@ def test_estimating_norm_statistics_changes_no_weight(encoder: Encoder, split: t
 
 
 def test_the_probe_of_expert_features_agrees_with_scikit_learn_on_uci_har(uci_har_zip: Path) -> None:
-    train, test = load(DataSettings(name="uci_har", sets=(), path=uci_har_zip, channels=(), holdout=()))
+    train, test = load(
+        DataSettings(name="uci_har", sets=(), path=uci_har_zip, channels=(), holdout=(), parts=TEN_ALIKE)
+    )
     train, test = train.of(train.people[:8])[::3], test.of(test.people[:3])[::2]
     z, z_test = (expert_features(torch.from_numpy(part.x), part.meta.spec).numpy() for part in (train, test))
     reference = GridSearchCV(

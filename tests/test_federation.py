@@ -24,6 +24,7 @@ from shared.checkpoint import load_encoder
 from shared.config import DEFAULTS, Config, load_config
 from shared.data import DATASETS, DataSettings, load
 from shared.data.partition import by_person
+from shared.data.parts import TEN_ALIKE
 from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
 from shared.errors import UserError
@@ -206,7 +207,10 @@ def test_each_client_holds_its_own_persons_windows(
         monkeypatch.setenv(f"FEDHAR_{name.upper()}", str(request.getfixturevalue(f"{name}_zip")))
     config = configure(f"data.name={name}")
     if name == "folder":
-        split_people(DataSettings(name="watch", sets=(), path=None, channels=(), holdout=()), tmp_path / "people")
+        split_people(
+            DataSettings(name="watch", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE),
+            tmp_path / "people",
+        )
         config = configure("data.name=folder", f"data.path={tmp_path / 'people'}")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     people = by_person(load(config.data)[0])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shared.data import DataSettings, folder, load
 from shared.data.partition import by_person, cut
+from shared.data.parts import TEN_ALIKE
 from shared.data.spec import InputSpec
 from shared.data.windows import Meta, Windows
 from shared.errors import UserError
@@ -75,7 +76,9 @@ def same(a: Windows, b: Windows) -> bool:
 def test_a_written_folder_is_read_back(features, tmp_path):
     train, test = make([3, 12], features=features), make([5], features=features)
     folder.write_folder(tmp_path / "new" / "mine", train, test)
-    found = load(DataSettings(name="folder", sets=(), path=tmp_path / "new" / "mine", channels=(), holdout=()))
+    found = load(
+        DataSettings(name="folder", sets=(), path=tmp_path / "new" / "mine", channels=(), holdout=(), parts=TEN_ALIKE)
+    )
     assert same(found[0], train)
     assert same(found[1], test)
     assert found[0].meta is found[1].meta
@@ -98,7 +101,7 @@ def test_windows_of_mixed_people_come_back_by_person(tmp_path_factory, people):
 
 
 def test_one_folder_per_person_is_a_whole_data_set(tmp_path):
-    train, _ = load(DataSettings(name="watch", sets=(), path=None, channels=(), holdout=()))
+    train, _ = load(DataSettings(name="watch", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
     for client in by_person(train)[:3]:
         path = tmp_path / f"client-{client.people[0]}"
         folder.write_folder(path, client, client[:0])
@@ -172,7 +175,7 @@ def test_numbers_in_other_units_than_the_description_says_are_refused_with_the_w
 @pytest.mark.parametrize("name", ["watch", "synthetic", "uci_har"])
 def test_everybody_in_the_known_data_sets_measures_what_the_units_say(name, request):
     path = request.getfixturevalue("uci_har_zip") if name == "uci_har" else None
-    train, test = load(DataSettings(name=name, sets=(), path=path, channels=(), holdout=()))
+    train, test = load(DataSettings(name=name, sets=(), path=path, channels=(), holdout=(), parts=TEN_ALIKE))
     for windows in (train, test, cut(train, 200, 8)):  # virtual people of eight windows, which may be of one activity
         for person in by_person(windows):
             check_units(f"person {person.people[0]}", person.meta.spec.channels, person.x)
@@ -185,7 +188,7 @@ def test_a_channel_that_never_changes_is_warned_of(tmp_path, value, people, capl
     for part in (train, test):
         part.x[np.isin(part.person, list(people)), 3] = value
     folder.write_folder(path, train, test)
-    load(DataSettings(name="folder", sets=(), path=path, channels=(), holdout=()))
+    load(DataSettings(name="folder", sets=(), path=path, channels=(), holdout=(), parts=TEN_ALIKE))
     ids = ", ".join(people)
     assert caplog.messages == [
         f"channel pulse never changes in the windows of {len(people)} of 3 people {ids}: is the sensor broken?"
@@ -196,7 +199,7 @@ def test_a_channel_that_hardly_changes_is_none_that_never_does(written, caplog):
     x = make([1]).x
     x[:, 3] = 1013.25 + 1e-3 * x[:, 3]  # a barometer indoors
     rewrite(written, 1, x=x)
-    load(DataSettings(name="folder", sets=(), path=written, channels=(), holdout=()))
+    load(DataSettings(name="folder", sets=(), path=written, channels=(), holdout=(), parts=TEN_ALIKE))
     assert caplog.messages == []
 
 

@@ -64,6 +64,21 @@ def test_patches_hold_what_stands_at_each_position(n: int, channels: int, sample
         assert found[i, place, c * stride + s] == (x[i, c, time] if time < samples else 0)
 
 
+@quick
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 7), st.integers(1, 7), st.integers(1, 3), seeds)
+def test_patches_of_an_image_hold_what_stands_there(
+    n: int, channels: int, height: int, width: int, side: int, seed: int
+) -> None:
+    x = torch.randn(n, channels, height, width, generator=make_generator(seed))
+    found = patches(x, side)
+    rows, columns = -(-height // side), -(-width // side)
+    assert found.shape == (n, rows * columns, channels * side * side)
+    for i, row, column, c, down, right in product(*map(range, (n, rows, columns, channels, side, side))):
+        y, z = row * side + down, column * side + right
+        expected = x[i, c, y, z] if y < height and z < width else 0
+        assert found[i, row * columns + column, (c * side + down) * side + right] == expected
+
+
 LEAVING_OUT = [("mae", "transformer", kind, ["tasks.mae.visible_only=true"]) for kind in KINDS[:3]]
 MASKING = [(task, encoder, kind, []) for task in TASKS for encoder in ("fcn", "transformer") for kind in KINDS]
 

@@ -19,6 +19,7 @@ from shared.data import DataSettings, load
 from shared.data.__main__ import main as data
 from shared.data.folder import write_folder
 from shared.data.partition import draw_labels
+from shared.data.parts import TEN_ALIKE
 from shared.data.person import (
     LONGEST,
     Person,
@@ -93,7 +94,7 @@ def test_what_cannot_be_an_id_is_refused(value: object) -> None:
 
 
 def test_windows_hold_people_as_they_are_spelled() -> None:
-    train, _ = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    train, _ = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
     for people, words in (
         (np.arange(len(train)), "people must be text, found int64"),
         (np.full(len(train), "007"), "expected the person's id as '7', found '007'"),
@@ -175,7 +176,7 @@ def test_another_text_seeds_alike_on_every_machine() -> None:
 
 
 def labelled(people: list[int], y: NDArray[np.int64]) -> Windows:
-    train, _ = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    train, _ = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
     return replace(train[: len(people)], y=y, person=of_numbers(np.array(people)))
 
 
@@ -234,7 +235,7 @@ def test_people_with_names_go_from_a_folder_to_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The run is stopped after its first round and resumed; its encoder is that of a run that was not stopped."""
-    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
     write_folder(tmp_path / "study", renamed(train, NAMES), renamed(test, NAMES))
     assert {file.name for file in (tmp_path / "study").glob("*.npz")} == {
         "person_10.npz",
@@ -283,7 +284,7 @@ def test_people_with_names_go_from_a_folder_to_a_report(
 
 def test_zeros_before_a_number_make_no_other_person(tmp_path: Path) -> None:
     """Files of ``person_001`` train the encoder that those of ``person_1`` do."""
-    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
     (tmp_path / "named.yaml").write_text(YAML)
     encoders = []
     for study in ("plain", "padded"):

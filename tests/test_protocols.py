@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
 from shared.data import DataSettings, load
+from shared.data.parts import TEN_ALIKE
 from shared.data.person import of_numbers
 from shared.data.windows import Windows
 from shared.encoders import Encoder, EncoderSettings
@@ -60,13 +61,15 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    return load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    return load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
 
 
 @pytest.fixture(scope="module")
 def har(uci_har_zip: Path) -> Split:
     """Six training and two test people of UCI HAR, every second window."""
-    train, test = load(DataSettings(name="uci_har", sets=(), path=uci_har_zip, channels=(), holdout=()))
+    train, test = load(
+        DataSettings(name="uci_har", sets=(), path=uci_har_zip, channels=(), holdout=(), parts=TEN_ALIKE)
+    )
     return train.of(train.people[:6])[::2], test.of(test.people[:2])[::2]
 
 

@@ -29,6 +29,7 @@ from shared.checkpoint import load_encoder, read_card
 from shared.config import DEFAULTS, Config, load_config
 from shared.data import DataSettings, load, load_apart, training_people
 from shared.data.folder import write_folder
+from shared.data.parts import TEN_ALIKE
 from shared.data.spec import InputSpec
 from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
@@ -192,7 +193,7 @@ def test_input_is_standardised_by_kind(seed: int) -> None:
 
 
 def load_by_name(name: str, path: Path | None = None) -> tuple[Windows, Windows]:
-    return load(DataSettings(name=name, sets=(), path=path, channels=(), holdout=()))
+    return load(DataSettings(name=name, sets=(), path=path, channels=(), holdout=(), parts=TEN_ALIKE))
 
 
 META = load_by_name("synthetic")[0].meta

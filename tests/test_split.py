@@ -11,12 +11,13 @@ from shared.data import DataSettings, load
 from shared.data.__main__ import main
 from shared.data.folder import DESCRIPTION, load_own, write_folder
 from shared.data.partition import by_person
+from shared.data.parts import TEN_ALIKE
 from shared.data.split import split_people
 from shared.errors import UserError
 
 
 def settings(name: str, path: Path | None = None, holdout: tuple[int, ...] = ()) -> DataSettings:
-    return DataSettings(name=name, sets=(), path=path, channels=(), holdout=holdout)
+    return DataSettings(name=name, sets=(), path=path, channels=(), holdout=holdout, parts=TEN_ALIKE)
 
 
 @pytest.mark.parametrize(("name", "holdout"), [("watch", ()), ("synthetic", (2,))])

@@ -186,7 +186,7 @@ def context_of(windows: Windows, **changes: object) -> TaskContext:
     std = torch.from_numpy(ChannelStatistics.of(windows).std).float()
     channels = Channels(windows.meta.spec, std)
     transform = compose(configure().views.transforms)
-    layout = Layout((tuple(range(windows.x.shape[1])),), windows.x.shape[2] // 8, 8)
+    layout = Layout((tuple(range(windows.x.shape[1])),), (windows.x.shape[2] // 8,), 8)
     context = TaskContext(channels, transform, 16, 8, layout, True, "transformer", 0)
     return replace(context, **changes)
 

@@ -17,6 +17,7 @@ from shared.config import Config, load_config
 from shared.data import DataSettings, load
 from shared.data.__main__ import main as data
 from shared.data.folder import write_folder
+from shared.data.parts import TEN_ALIKE
 from shared.data.windows import UNLABELLED, Windows
 from shared.errors import UserError
 from shared.evaluate import ProbeReport
@@ -46,7 +47,7 @@ def labels_of(windows: Windows, people: tuple[str, ...]) -> Windows:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four clients without labels, and the same folder with labels of two people, and with all."""
     root = tmp_path_factory.mktemp("study")
-    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
     for name, people in (("none", ()), ("two", LABELLED), ("all", ("1", "2", "3", "4"))):
         write_folder(root / name, labels_of(train, people), labels_of(test, () if name == "none" else ("5",)))
     remove_labels(root / "none", "person_[135].npz")
@@ -120,7 +121,7 @@ def test_people_without_labels_are_held_out_never(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FEDHAR_RUNS", str(tmp_path))
-    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=()))
+    train, test = load(DataSettings(name="synthetic", sets=(), path=None, channels=(), holdout=(), parts=TEN_ALIKE))
     train = replace(train, y=np.where((train.y == 1) & (train.person != "1"), UNLABELLED, train.y))
     write_folder(tmp_path / "data", labels_of(train, ("1", "2", "3")), test)
     few = ["--folds", "3", "--seeds", "1", "--regimes", "1"]

@@ -13,9 +13,10 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.data import dsads, folder, motionsense, synthetic, uci_har, watch
+from shared.data import cifar10, dsads, folder, images, motionsense, stl10, synthetic, uci_har, watch
 from shared.data.conform import at_rate, common_spec, conform, pick
 from shared.data.partition import each_person
+from shared.data.parts import PartSettings, divide
 from shared.data.person import Person, in_order
 from shared.data.spec import Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
@@ -38,7 +39,16 @@ DATASETS: dict[str, Loader] = {
     "synthetic": synthetic.load,
 }
 
-SOURCES = {source.name: source for source in (uci_har.SOURCE, watch.SOURCE, motionsense.SOURCE, dsads.SOURCE)}
+"""Of windows with a time axis, by name."""
+
+IMAGE_SETS: dict[str, Loader] = {
+    "cifar10": cifar10.load,
+    "stl10": stl10.load,
+    "image_folder": images.load,
+}
+"""Of images, by name."""
+
+SOURCES = {module.SOURCE.name: module.SOURCE for module in (uci_har, watch, motionsense, dsads, cifar10, stl10)}
 """Where the public ones are from, and on what terms."""
 
 
@@ -46,13 +56,14 @@ class DataSettings(Settings):
     """Which windows to use.
 
     Args:
-        name: A key of ``DATASETS``.
+        name: A key of ``DATASETS`` or of ``IMAGE_SETS``.
         sets: Keys of ``DATASETS`` to use together, in place of ``name``; see ``join``. Empty: ``name`` alone.
         path: Where the data set is, or None for its default place. Of several, where "folder" is.
         channels: To use, by name, in this order. Empty: all; of several data sets, those that all of them have, or
             each its own for an encoder that takes any sensors.
         holdout: People of the training part who become the test part, while the data set's own test people are
             left out: what is tuned is then tuned without them. Empty: the data set's own split.
+        parts: How images that nobody owns are divided: the parts are the training people.
     """
 
     name: str
@@ -60,6 +71,7 @@ class DataSettings(Settings):
     path: Annotated[Path | None, NO_IDENTITY]
     channels: tuple[Name, ...]
     holdout: tuple[Person, ...]
+    parts: PartSettings
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,6 +156,7 @@ def _all_of(settings: DataSettings) -> Split:
     sets = _sets(settings)
     if len(sets) == 1:
         ((train, test),) = sets.values()
+        train = divide(train, settings.parts)
         return with_channels(train, settings.channels), with_channels(test, settings.channels)
     train = join({name: train for name, (train, _) in sets.items()}, settings.channels)
     test = join({name: test for name, (_, test) in sets.items()}, settings.channels)
@@ -162,7 +175,8 @@ def _sets(settings: DataSettings) -> dict[str, Split]:
             "the place of each by its environment variable, as FEDHAR_UCI_HAR"
         )
     paths = {name: settings.path if len(names) == 1 or name == "folder" else None for name in names}
-    return {name: choose("data set", DATASETS, name)(path) for name, path in paths.items()}
+    known = DATASETS | IMAGE_SETS if len(names) == 1 else DATASETS
+    return {name: choose("data set", known, name)(path) for name, path in paths.items()}
 
 
 def join(parts: Mapping[str, Windows], channels: Sequence[str] = ()) -> Windows:

@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.data import DATASETS, SOURCES, DataSettings, load
+from shared.data import DATASETS, IMAGE_SETS, SOURCES, DataSettings, load
 from shared.data.download import INNER_SHA256, OUTER_SHA256, URL, download_uci_har
 from shared.data.partition import each_person
+from shared.data.parts import TEN_ALIKE
 from shared.data.person import person_id
 from shared.data.split import split_people
 from shared.data.statistics import ChannelStatistics
@@ -67,20 +68,17 @@ def _import(options: argparse.Namespace, console: Console) -> None:
 
 def _settings(options: argparse.Namespace) -> DataSettings:
     first, *others = options.names
-    sets = tuple(options.names) if others else ()
-    return DataSettings(name=first, sets=sets, path=options.path, channels=(), holdout=tuple(options.holdout))
+    sets, holdout = tuple(options.names) if others else (), tuple(options.holdout)
+    return DataSettings(name=first, sets=sets, path=options.path, channels=(), holdout=holdout, parts=TEN_ALIKE)
 
 
 def info(settings: DataSettings, console: Console) -> None:
     """Load a data set and print who did what, how it was recorded and what was checked."""
     train, test = load(settings)
-    meta, time = train.meta, train.meta.spec.time
+    meta = train.meta
     shipped = f", {len(meta.feature_names)} features shipped" if meta.feature_names else ""
     console.print(f"[bold]{meta.name}[/]: {len(train)} training and {len(test)} test windows")
-    console.print(
-        f"{len(meta.spec.channels)} channels of {time.samples} samples at {time.rate:g} Hz ({time.seconds:g} s)"
-        f"{shipped}"
-    )
+    console.print(f"{len(meta.spec.channels)} channels of {meta.spec.extent}{shipped}")
     wide = len(meta.classes) > _SIDE_BY_SIDE
     console.print(_people_table(train, test, () if wide else meta.classes))
     if wide:
@@ -148,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("info", help="load a data set, check all of it and print a summary")
     split = commands.add_parser("split", help="write one file per training person, for the clients of a deployment")
-    known = ", ".join(DATASETS)
+    known = ", ".join(DATASETS | IMAGE_SETS)
     show.add_argument("names", nargs=1, metavar="name", help=f"one of: {known}")
     split.add_argument(
         "names",

@@ -82,6 +82,13 @@ class InputSpec(Settings):
             raise UserError(f"expected windows with a time axis, found images of {_extent(self.size)}")
         return Time(self.size[0], self.rate)
 
+    @property
+    def extent(self) -> str:
+        """Size, and rate if there is one, in words."""
+        if self.rate is None:
+            return _extent(self.size)
+        return f"{_extent(self.size)} at {self.rate:g} Hz ({self.time.seconds:g} s)"
+
     def difference(self, found: "InputSpec") -> str:
         """Say in words how another spec differs from this one, which is what is expected; "" if it does not."""
         words = []

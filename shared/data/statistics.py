@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,12 @@ class ChannelStatistics:
 
     @classmethod
     def of(cls, windows: Windows) -> "ChannelStatistics":
-        """Sum up the samples of windows (N, C, T), in float64."""
+        """Sum up the samples of windows (N, C, T), or the pixels of images (N, C, H, W), in float64."""
         channels = windows.x.shape[1]
         total, squares = np.empty(channels), np.empty(channels)
-        count = len(windows) * windows.x.shape[2]
+        count = len(windows) * prod(windows.meta.spec.size)
         for channel in range(channels):
-            total[channel], squares[channel] = _sums(windows.x[:, channel], 0, count)
+            total[channel], squares[channel] = _sums(windows.x[:, channel].reshape(len(windows), -1), 0, count)
         return cls(count, total, squares)
 
     @classmethod

@@ -42,7 +42,8 @@ class Windows:
     ever be paired with another one's label or person.
 
     Args:
-        x: float32 (N, ``*meta.spec.shape``) in physical units; where it is large, in a file (``shared.large``).
+        x: float32 (N, ``*meta.spec.shape``) in physical units, of images uint8 too; where it is large, in a file
+            (``shared.large``).
         y: int64 (N,) labels: indices of ``meta.classes``, or ``UNLABELLED``.
         person: text (N,), the ids of people (``shared.data.person``).
         meta: What the numbers mean.
@@ -52,7 +53,7 @@ class Windows:
         UserError: Shapes that do not fit together, or values that are not finite.
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[Any]
     y: NDArray[np.int64]
     person: NDArray[np.str_]
     meta: Meta
@@ -60,9 +61,11 @@ class Windows:
 
     def __post_init__(self) -> None:
         n, name = len(self.x), self.meta.name
-        if self.x.shape != (n, *self.meta.spec.shape) or self.x.dtype != np.float32:
+        images = self.meta.spec.rate is None
+        if self.x.shape != (n, *self.meta.spec.shape) or self.x.dtype not in (np.float32, *([np.uint8] * images)):
             wanted = ", ".join(map(str, ("N", *self.meta.spec.shape)))
-            raise UserError(f"{name}: windows must be float32 ({wanted}), found {self.x.dtype} of shape {self.x.shape}")
+            kinds = "images must be uint8 or float32" if images else "windows must be float32"
+            raise UserError(f"{name}: {kinds} ({wanted}), found {self.x.dtype} of shape {self.x.shape}")
         if self.person.dtype.kind != "U":
             raise UserError(f"{name}: people must be text, found {self.person.dtype}")
         for one in np.unique(self.person).tolist():

@@ -1,8 +1,9 @@
-"""What an encoder is: raw windows (N, C, T) in, embeddings (N, D) and tokens (N, L, H) out.
+"""What an encoder is: raw windows (N, C, T), or images (N, C, H, W), in, embeddings (N, D) and tokens (N, L, H) out.
 
 Shapes: N windows, C channels, T samples, H feature maps of the last layer, L positions in time, D embedding; M views, V
 positions that a view keeps. There is a token for each position; an encoder of S single sensors has one for each sensor
-and position, S L.
+and position, S L. What is said of windows is true of images: their samples are pixels, and their positions are patches,
+row after row.
 
 An encoder is three things in a row: the training people's channel statistics (windows may be turned upright before, and
 be followed by a copy of the movements on a logarithmic scale), a backbone that makes H maps of a window, and a pooling
@@ -23,7 +24,7 @@ from shared.data.spec import InputSpec
 from shared.encoders.align import Align, Alignment
 from shared.errors import UserError
 from shared.layers import ATTENTION_HEADS, Norm, hidden_layer
-from shared.masks import Layout, fill, of_samples
+from shared.masks import Layout, fill, grid_of, of_samples
 from shared.settings import Settings
 
 POOLED_STD_EPSILON = 1e-5
@@ -65,7 +66,7 @@ class View(NamedTuple):
     """M windows as an encoder shall see them.
 
     Args:
-        x: (M, C, T) in physical units.
+        x: (M, C, T) in physical units, or (M, C, H, W).
         keep: The positions that it sees, int64 (M, V); the others are left out. Only encoders whose first layer is a
             ``TokenLayer`` can do it. None: all.
         mask: Where it sees nothing, bool (M, C, L): the mean of what the channel shows elsewhere in the window, or a
@@ -155,10 +156,13 @@ class Block(NamedTuple):
 class Backbone(NamedTuple):
     """Layers from standardised windows (N, C, T) to maps (N, H, L), with L about T / stride.
 
+    Layers of images (N, C, H, W) make maps (N, maps, h, w) or (N, maps, h w), with h about H / stride and w about
+    W / stride.
+
     Args:
         layers: One after the other.
         blocks: What can be pooled; the last one makes H maps.
-        stride: Samples per position of the last maps, a power of two.
+        stride: Samples, or pixels a side, per position of the last maps; a power of two where there is a time axis.
         sensors: Where the layers make maps (N S, H, L), of each sensor by itself: the S sensors. Else none.
     """
 
@@ -181,13 +185,14 @@ class Encoder(nn.Module):
         width: H.
         spec: Of its windows.
         channels: C.
-        samples: T.
         layout: What stands under each token.
-        mean: Channel means of the training people, (C, 1); not part of the state dict, see ``standardise``.
-        std: Their standard deviations, (C, 1).
+        mean: Channel means of the training people, (C, 1), or (C, 1, 1) of images; not part of the state dict, see
+            ``standardise``.
+        std: Their standard deviations, of that shape.
 
     Raises:
-        UserError: Windows too short to leave two positions in time, or channels that cannot be aligned.
+        UserError: Windows too short to leave two positions in time, images too small to leave two a side, or channels
+            that cannot be aligned.
     """
 
     mean: Tensor
@@ -195,19 +200,19 @@ class Encoder(nn.Module):
 
     def __init__(self, settings: EncoderSettings, backbone: Backbone, spec: InputSpec) -> None:
         super().__init__()
-        channels, samples = len(spec.channels), spec.time.samples
-        if samples < 2 * backbone.stride:
+        channels, shortest = len(spec.channels), min(spec.size)
+        if shortest < 2 * backbone.stride:
+            what = "images are too small; expected sides of" if spec.rate is None else "windows are too short; expected"
+            unit = "pixels" if spec.rate is None else "samples"
             raise UserError(
-                f"encoder {settings.name!r}: windows are too short; "
-                f"expected at least {2 * backbone.stride} samples, found {samples}"
+                f"encoder {settings.name!r}: {what} at least {2 * backbone.stride} {unit}, found {shortest}"
             )
         self.settings = settings
         self.spec = spec
         self.channels = channels
-        self.samples = samples
         self.width = backbone.blocks[-1].maps
         rows = tuple(sensor.channels for sensor in backbone.sensors) or (tuple(range(channels)),)
-        self.layout = Layout(rows, -(-samples // backbone.stride), backbone.stride)
+        self.layout = Layout(rows, grid_of(spec.size, backbone.stride), backbone.stride)
         self.align = None if settings.align is None else Align(settings.align, spec)
         self.backbone = backbone.layers
         self.block_ends = [block.last for block in backbone.blocks]
@@ -218,8 +223,9 @@ class Encoder(nn.Module):
         if settings.hidden is not None:
             self.hidden = nn.Sequential(*hidden_layer(self.dim, settings.hidden, settings.norm))
             self.dim += settings.hidden
-        self.register_buffer("mean", torch.zeros(channels, 1), persistent=False)
-        self.register_buffer("std", torch.ones(channels, 1), persistent=False)
+        shape = (channels, *[1] * len(spec.size))
+        self.register_buffer("mean", torch.zeros(shape), persistent=False)
+        self.register_buffer("std", torch.ones(shape), persistent=False)
 
     def standardise(self, mean: ArrayLike, std: ArrayLike) -> None:
         """Set what raw windows are standardised with: channel mean and standard deviation, (C,) each.
@@ -238,7 +244,7 @@ class Encoder(nn.Module):
                 "channel statistics: expected finite means and standard deviations above 0, "
                 f"found mean {statistics[0].tolist()} and std {statistics[1].tolist()}"
             )
-        self.mean, self.std = statistics.unsqueeze(2)
+        self.mean, self.std = statistics.view(2, *self.mean.shape)
         for triad in () if self.align is None else self.align.triads:
             axes = list(triad)
             self.std[axes] = (self.mean[axes].square() + self.std[axes].square()).mean().sqrt()
@@ -280,12 +286,13 @@ class Encoder(nn.Module):
                 hidden = None if view.mask is None else view.mask.all(dim=1)
                 maps = layer.arrange(maps, view.keep, hidden, blank)
             if number in self.block_ends:
-                blocks.append(maps)
+                blocks.append(maps.flatten(2))
             if number in self.pooled_after:
-                pooled.append(self._pool(maps.float(), present))
+                pooled.append(self._pool(maps.flatten(2).float(), present))
         embedding = torch.cat(pooled, dim=1)
         if self.hidden is not None:
             embedding = torch.cat([embedding, self.hidden(embedding).float()], dim=1)
+        maps = maps.flatten(2)
         alike = tuple(self._tokens(block) for block in blocks if block.shape == maps.shape)
         return Encoded(embedding, self._tokens(maps.float()), alike)
 
@@ -295,15 +302,16 @@ class Encoder(nn.Module):
 
     def _standardised(self, view: View) -> Tensor:
         """What the first layer gets, (M, C, T), or (M, 2C, T) with the movements on a logarithmic scale."""
-        x = view.x
-        if x.dim() != 3 or x.shape[1:] != (self.channels, self.samples):
-            raise UserError(f"windows: expected shape (N, {self.channels}, {self.samples}), found {tuple(x.shape)}")
+        x = view.x if view.x.is_floating_point() else view.x.float()
+        if x.shape[1:] != self.spec.shape:
+            expected = ", ".join(map(str, ("N", *self.spec.shape)))
+            raise UserError(f"windows: expected shape ({expected}), found {tuple(x.shape)}")
         unseen = view.mask
         if view.keep is not None:  # what is left out must not show in the window's mean either
             unseen = torch.ones(len(x), 1, self.layout.times, dtype=torch.bool, device=x.device)
             unseen = unseen.scatter(2, view.keep.unsqueeze(1), False)
         if unseen is not None:
-            x = fill(x, of_samples(unseen, self.layout.stride, self.samples), self.mean)
+            x = fill(x, of_samples(unseen, self.layout.stride, self.spec.size), self.mean)
         maps = (self.aligned(x) - self.mean) / self.std
         if self.settings.log_input is not None:
             deviation = maps - maps.mean(dim=2, keepdim=True)

@@ -30,9 +30,9 @@ def resnet1d(settings: EncoderSettings, inputs: int, spec: InputSpec) -> Backbon
     width = settings.width
     layers = nn.Sequential(
         *convolution(inputs, width, 7, settings.norm, stride=2),
-        _Residual(width, width, settings.norm, stride=1),
-        _Residual(width, 2 * width, settings.norm, stride=2),
-        _Residual(2 * width, 2 * width, settings.norm, stride=2),
+        Residual(width, width, settings.norm, stride=1),
+        Residual(width, 2 * width, settings.norm, stride=2),
+        Residual(2 * width, 2 * width, settings.norm, stride=2),
     )
     return Backbone(layers, (Block(3, width), Block(4, 2 * width), Block(5, 2 * width)), 8)
 
@@ -55,31 +55,40 @@ def conv_lstm(settings: EncoderSettings, inputs: int, spec: InputSpec) -> Backbo
     return Backbone(layers, (*convolutions, Block(12, 2 * width)), 4)
 
 
-def convolution(inputs: int, maps: int, kernel: int, norm: Norm, stride: int = 1) -> list[nn.Module]:
-    """Convolution with an odd kernel, norm and ReLU: (N, inputs, L) to (N, maps, ceil(L / stride))."""
+Convolution = type[nn.Conv1d] | type[nn.Conv2d]
+
+
+def convolution(
+    inputs: int, maps: int, kernel: int, norm: Norm, stride: int = 1, of: Convolution = nn.Conv1d
+) -> list[nn.Module]:
+    """Convolution with an odd kernel, norm and ReLU: (N, inputs, L) to (N, maps, ceil(L / stride)).
+
+    With ``nn.Conv2d`` it does so to both sides of an image.
+    """
     return [
         # The norm that follows would take a bias away again.
-        nn.Conv1d(inputs, maps, kernel, stride, padding=kernel // 2, bias=False),
+        of(inputs, maps, kernel, stride, padding=kernel // 2, bias=False),
         maps_norm(norm, maps),
         nn.ReLU(),
     ]
 
 
-class _Residual(nn.Module):
-    """Two convolutions beside a short cut: (N, inputs, L) to (N, maps, ceil(L / stride))."""
+class Residual(nn.Module):
+    """Two convolutions beside a short cut: (N, inputs, L) to (N, maps, ceil(L / stride)), or both sides of an image."""
 
-    def __init__(self, inputs: int, maps: int, norm: Norm, stride: int) -> None:
+    def __init__(self, inputs: int, maps: int, norm: Norm, stride: int, of: Convolution = nn.Conv1d) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *convolution(inputs, maps, 3, norm, stride),
-            nn.Conv1d(maps, maps, 3, padding=1, bias=False),
+            *convolution(inputs, maps, 3, norm, stride, of),
+            of(maps, maps, 3, padding=1, bias=False),
             maps_norm(norm, maps),
         )
         self.shortcut: nn.Module = nn.Identity()
         if inputs != maps or stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv1d(inputs, maps, 1, stride, bias=False), maps_norm(norm, maps))
+            self.shortcut = nn.Sequential(of(inputs, maps, 1, stride, bias=False), maps_norm(norm, maps))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the maps."""
         return F.relu(self.body(x) + self.shortcut(x))
 
 

@@ -39,6 +39,7 @@ from shared.evaluate.linear import choose_C, logistic_regression
 from shared.evaluate.representation import Embeddings, modes_kept
 from shared.evaluate.selection import held_out_folds
 from shared.seeding import make_generator, seeded_initialisation
+from shared.transforms import transforms_of
 
 AVERAGED_STEPS = 25
 """Steps over which weights are averaged, about."""
@@ -54,6 +55,9 @@ HIDDEN = 256
 
 TRANSFORMS = ("tilt", "scale", "jitter")
 """Augmentations of labelled windows. Gravity, which tells sitting from standing, turns by ``TILT_DEGREES`` at most."""
+
+IMAGE_TRANSFORMS = ("resize_crop", "flip")
+"""Augmentations of labelled images."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,9 @@ def _augmented(
     classes, y = np.unique(train.y[rows], return_inverse=True)
     x = torch.from_numpy(train.x[rows]).to(encoder.mean.device)
     std = torch.as_tensor(ChannelStatistics.of(train).std, dtype=torch.float32, device=x.device)
-    channels, transform = Channels(train.meta.spec, std), compose(recipe.transforms)
+    spec = train.meta.spec
+    names = IMAGE_TRANSFORMS if spec.rate is None else recipe.transforms
+    channels, transform = Channels(spec, std), compose(names, transforms_of(spec))
     return Labelled(x, y, train.person[rows], _with(transform, channels)), classes
 
 
@@ -251,7 +257,7 @@ def _passes(
         _train_mode(network, recipe.norm_frozen)
         order = torch.randperm(len(y), generator=generator, device=y.device)
         for rows in order.tensor_split(math.ceil(len(y) / recipe.batch)):
-            loss = cross_entropy(network(labelled.augment(labelled.x[rows], generator)), y[rows])
+            loss = cross_entropy(network(labelled.augment(labelled.x[rows].float(), generator)), y[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

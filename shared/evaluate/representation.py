@@ -82,10 +82,12 @@ def expert(settings: EncoderSettings, train: Windows, test: Windows) -> Represen
 
 
 def raw(settings: EncoderSettings, train: Windows, test: Windows) -> Representation:
-    """The samples themselves, (N, C * T); the protocols standardise each. The settings play no part."""
-    return Representation(
-        lambda seed: (train.x.reshape(len(train), -1), test.x.reshape(len(test), -1)),
-    )
+    """The samples, or pixels, themselves, (N, C * T); the protocols standardise each. The settings play no part."""
+    return Representation(lambda seed: (_flat(train), _flat(test)))
+
+
+def _flat(windows: Windows) -> Embeddings:
+    return windows.x.reshape(len(windows), -1).astype(np.float32, copy=False)
 
 
 BASELINES: dict[str, Callable[[EncoderSettings, Windows, Windows], Representation]] = {

@@ -87,7 +87,7 @@ def _descriptions(
 ) -> Callable[[Windows], Iterator[NDArray[np.float32]]]:
     """Return what describes the positions of windows, some windows at a time: float32 (n L, F)."""
     statistics = ChannelStatistics.of(windows)
-    mean, std = (torch.from_numpy(value).float().unsqueeze(1) for value in (statistics.mean, statistics.std))
+    mean, std = (torch.from_numpy(v).float().view(encoder.mean.shape) for v in (statistics.mean, statistics.std))
     layout = encoder.layout
 
     def describe(of: Windows) -> Iterator[NDArray[np.float32]]:

@@ -108,7 +108,8 @@ def _representations(
 ) -> Iterator[tuple[str, Embeddings]]:
     """Yield names and float32 (N, D) of the windows; add to ``notes`` what does not fit."""
     yield "raw windows", windows.x.reshape(len(windows), -1)
-    yield "expert features", expert_features(torch.from_numpy(windows.x), windows.meta.spec).numpy()
+    if windows.meta.spec.rate is not None:
+        yield "expert features", expert_features(torch.from_numpy(windows.x), windows.meta.spec).numpy()
     for run in runs:
         if run.finished:
             try:

@@ -66,7 +66,7 @@ class TaskContext:
 
     @property
     def samples(self) -> int:
-        """T."""
+        """T, where there is a time axis."""
         return self.channels.spec.time.samples
 
 
@@ -74,7 +74,7 @@ class Batch(NamedTuple):
     """N windows.
 
     Args:
-        x: (N, C, T) in physical units.
+        x: float32 (N, C, T) in physical units, or (N, C, H, W) of images.
         standardised: The same with training mean 0 and standard deviation 1 in each channel.
         extras: What was computed of these windows before, by the name of the task that asked for it; N rows each.
         part: Its number, where a step has cut a batch into parts.
@@ -162,6 +162,8 @@ class Task(nn.Module, ABC):
     """Whether the loss sees what is pooled of the student's views, and not their tokens alone."""
     teacher: ClassVar[bool] = False
     """Whether it has views encoded by the teacher."""
+    of_time: ClassVar[bool] = False
+    """Whether it is about a time axis, or about sensors that are worn, so that images have nothing for it."""
     advice: ClassVar[str] = ""
     """What to turn where the task collapses, or learns nothing: a sentence."""
 

@@ -70,7 +70,7 @@ class Codes(Task):
 
     def __init__(self, settings: CodesSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
-        self.masker = Masks(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.layout.grid)
         self.layout = context.layout
         self.settings = settings
         self.head = nn.Linear(context.width, settings.projection)

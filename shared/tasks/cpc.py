@@ -36,6 +36,7 @@ class CPC(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = CPCSettings
+    of_time: ClassVar[bool] = True
     compares_windows: ClassVar[bool] = True
     masks = True
     advice: ClassVar[str] = "Larger batches (train.batch_size) or more steps (tasks.cpc.steps) may help."

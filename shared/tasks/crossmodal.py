@@ -44,6 +44,7 @@ class Crossmodal(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = CrossmodalSettings
+    of_time: ClassVar[bool] = True
     compares_windows: ClassVar[bool] = True
     advice: ClassVar[str] = "Larger batches (train.batch_size) or a wider tasks.crossmodal.projection may help."
     shown: Tensor

@@ -49,7 +49,7 @@ class Data2vec(Task):
 
     def __init__(self, settings: Data2vecSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
-        self.masker = Masks(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.layout.grid)
         self.layout = context.layout
         self.settings = settings
         self.head = mlp(context.width, settings.hidden, context.width)

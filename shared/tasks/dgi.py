@@ -26,6 +26,7 @@ class DGI(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
+    of_time: ClassVar[bool] = True
     compares_windows: ClassVar[bool] = True
     advice: ClassVar[str] = "Larger batches (train.batch_size) or a lower train.learning_rate may help."
 

@@ -11,12 +11,12 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
-from shared.augmentations import crop
 from shared.encoders import Encoded, View
 from shared.losses import koleo, self_distillation
 from shared.settings import Shares
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 from shared.tasks.distillation import Distillation, DistillationSettings
+from shared.transforms import crop_of
 
 GLOBAL = 2
 """Views that the teacher sees."""
@@ -56,16 +56,17 @@ class DINO(Task):
         self.settings = settings
         self.channels = context.channels
         self.transform = context.transform
+        self.crop = crop_of(context.channels.spec)
         self.distillation = Distillation(context.dim, settings)
         self.chance = math.log(settings.prototypes)
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Any]:
         """The student's views, two whole ones and the crops, one after the other, and the teacher's."""
-        copies = batch.x.repeat(GLOBAL + self.settings.local_crops, 1, 1)
+        copies = torch.cat([batch.x] * (GLOBAL + self.settings.local_crops))
         x = self.transform(copies, generator, self.channels)
         whole, part = x[: GLOBAL * len(batch.x)], x[GLOBAL * len(batch.x) :]
         return [
-            View(torch.cat([whole, crop(part, generator, self.settings.local_share)])),
+            View(torch.cat([whole, self.crop(part, generator, self.settings.local_share)])),
             View(whole, teacher=True),
         ], None
 

@@ -94,6 +94,7 @@ class Features(Task):
     """Predict the expert features (N, F) of a window from its embedding, or align with an embedding of them."""
 
     Settings: ClassVar[type[TaskSettings]] = FeaturesSettings
+    of_time: ClassVar[bool] = True
     extra = staticmethod(person_features)
 
     @classmethod

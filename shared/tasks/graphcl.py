@@ -41,6 +41,7 @@ class GraphCL(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = GraphCLSettings
+    of_time: ClassVar[bool] = True
     compares_windows: ClassVar[bool] = True
     advice: ClassVar[str] = "Larger batches (train.batch_size) or a higher tasks.graphcl.temperature may help."
 
@@ -51,7 +52,7 @@ class GraphCL(Task):
         self.masker: Masks | None = None
         if max(sensors_of(context.channels, context.channel_count)) > 0:
             drop = MaskSettings(kind="sensor", ratio=settings.ratio, span=1)
-            self.masker = Masks(drop, context.channels, context.positions)
+            self.masker = Masks(drop, context.channels, context.layout.grid)
         self.head = mlp(context.dim, settings.hidden, settings.projection)
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], None]:

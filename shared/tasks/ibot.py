@@ -41,7 +41,7 @@ class IBOT(Task):
 
     def __init__(self, settings: IBOTSettings, context: TaskContext) -> None:
         super().__init__(settings, context)
-        self.masker = Masks(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.layout.grid)
         self.layout = context.layout
         self.settings = settings
         self.channels = context.channels

@@ -3,6 +3,7 @@
 I-JEPA: Assran et al. 2023, "Self-supervised learning from images with a joint-embedding predictive architecture".
 """
 
+import math
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Generator, Tensor
 from shared.encoders import Encoded, View
 from shared.errors import UserError
 from shared.layers import ATTENTION_HEADS, TokenDecoder
+from shared.masks import stretches
 from shared.settings import Shares
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings
 
@@ -76,12 +78,12 @@ class IJEPA(Task):
                 f"positions, and needs at least {needed}: set fewer tasks.ijepa.targets or a larger tasks.ijepa.context"
             )
         self.settings = settings
-        self.positions = context.positions
-        self.predictor = TokenDecoder(context.width, settings.hidden, settings.depth, self.positions, context.width)
+        self.grid = context.layout.grid
+        self.predictor = TokenDecoder(context.width, settings.hidden, settings.depth, context.positions, context.width)
 
     def views(self, batch: Batch, generator: torch.Generator) -> tuple[list[View], Parts]:
         """The windows, of which the student sees the context and the teacher all."""
-        parts = draw_parts(self.settings, len(batch.x), self.positions, generator)
+        parts = draw_parts(self.settings, len(batch.x), self.grid, generator)
         return [View(batch.x, keep=parts.context), View(batch.x, teacher=True)], parts
 
     def loss(self, encoded: list[Encoded], memory: Parts, batch: Batch) -> Tensor:
@@ -94,18 +96,20 @@ class IJEPA(Task):
         return F.smooth_l1_loss(told[memory.targets], targets[memory.targets])
 
 
-def draw_parts(settings: IJEPASettings, n: int, positions: int, generator: Generator) -> Parts:
+def draw_parts(settings: IJEPASettings, n: int, grid: tuple[int, ...], generator: Generator) -> Parts:
     """Draw context and targets (Assran et al. 2023, section 3) for ``n`` windows.
 
     As in their code, sizes are drawn for all windows together and places for each. The context is what the targets
     leave of its stretch. It is cut to the size of the smallest, by chance; theirs is cut at the end. The more windows a
-    batch has, the smaller the smallest is. Targets are no longer than leaves ``LEAST_CONTEXT`` positions.
+    batch has, the smaller the smallest is. Targets are no longer than leaves ``LEAST_CONTEXT`` positions. Stretches of
+    time are regions of images, with rows and columns in ``grid``.
     """
+    positions = math.prod(grid)
     span = _length(_draw(settings.context, generator), positions)
     length = _length(_draw(settings.target_share, generator), positions)
     length = min(length, (span - LEAST_CONTEXT) // settings.targets)
-    targets = _stretches(n, settings.targets, length, positions, generator).any(dim=1)
-    visible = _stretches(n, 1, span, positions, generator)[:, 0] & ~targets
+    targets = stretches((n, settings.targets), length, grid, generator).any(dim=1)
+    visible = stretches((n, 1), span, grid, generator)[:, 0] & ~targets
     scores = torch.rand(n, positions, generator=generator, device=generator.device).masked_fill(~visible, 2.0)
     context = scores.argsort(dim=1)[:, : int(visible.sum(dim=1).min())]
     return Parts(context.sort(dim=1).values, targets)
@@ -118,10 +122,3 @@ def _draw(shares: Shares, generator: Generator) -> float:
 
 def _length(share: float, positions: int) -> int:
     return max(round(share * positions), 1)
-
-
-def _stretches(n: int, count: int, length: int, positions: int, generator: Generator) -> Tensor:
-    """``count`` stretches anywhere in each window, bool (N, count, L)."""
-    first = torch.randint(positions - length + 1, (n, count, 1), generator=generator, device=generator.device)
-    place = torch.arange(positions, device=generator.device)
-    return (place >= first) & (place < first + length)

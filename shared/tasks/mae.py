@@ -66,7 +66,7 @@ class MAE(Task):
                 f"task 'mae' leaves positions out, and masks of kind {settings.mask.kind!r} hide some of the channels "
                 "of a position only: set tasks.mae.visible_only=false, or tasks.mae.mask.kind to tube, span or block"
             )
-        self.masker = Masks(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.layout.grid)
         self.settings, self.context = settings, context
         self.masks = not settings.visible_only
         self.layout = context.layout
@@ -91,7 +91,7 @@ class MAE(Task):
         if self.settings.normalise:
             variance, mean = torch.var_mean(target, dim=2, correction=0, keepdim=True)
             target = (target - mean) / (variance + EPSILON).sqrt()
-        hidden = self.layout.patches(of_samples(memory, self.layout.stride, self.context.samples))
+        hidden = self.layout.patches(of_samples(memory, self.layout.stride, self.context.channels.spec.size))
         if self.settings.cosine is not None:
             return scaled_cosine_error(told, target, hidden, self.settings.cosine)
         return masked_mse(told.flatten(1).unsqueeze(1), target.flatten(1).unsqueeze(1), hidden.flatten(1))

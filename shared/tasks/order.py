@@ -45,6 +45,7 @@ class Order(Classification):
     """
 
     Settings: ClassVar[type[TaskSettings]] = OrderSettings
+    of_time: ClassVar[bool] = True
     advice: ClassVar[str] = "Fewer pieces (tasks.order.segments) or shorter gaps (tasks.order.gap) are easier."
     orders: Tensor
 

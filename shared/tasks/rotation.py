@@ -35,6 +35,7 @@ class Rotation(Classification):
     """
 
     Settings: ClassVar[type[TaskSettings]] = ClassificationSettings
+    of_time: ClassVar[bool] = True
     advice: ClassVar[str] = "Sensors that are worn any way up cannot teach it: switch tasks.rotation off for them."
     rotations: Tensor
 

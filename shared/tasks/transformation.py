@@ -2,7 +2,8 @@
 
 After Saeed, Ozcebi and Lukkien 2019, "Multi-task self-supervised learning for human activity detection"; here one
 softmax over all transformations instead of one binary head each. With ``reverse`` alone it is the arrow of time (Wei et
-al. 2018, "Learning and using the arrow of time").
+al. 2018, "Learning and using the arrow of time"). With the quarter turns of images it is RotNet (Gidaris et al. 2018,
+"Unsupervised representation learning by predicting image rotations").
 """
 
 from typing import ClassVar
@@ -11,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shared.augmentations import TRANSFORMS
 from shared.errors import choose
 from shared.tasks.base import TaskContext, TaskSettings
 from shared.tasks.classification import Classification, ClassificationSettings
+from shared.transforms import transforms_of
 
 
 class TransformationSettings(ClassificationSettings):
@@ -32,7 +33,8 @@ class Transformation(Classification):
     def __init__(self, settings: TransformationSettings, context: TaskContext) -> None:
         super().__init__(settings, context, len(settings.transforms) + 1)
         self.channels = context.channels
-        self.transforms = [choose("transformation", TRANSFORMS, name) for name in settings.transforms]
+        table = transforms_of(context.channels.spec)
+        self.transforms = [choose("transformation", table, name) for name in settings.transforms]
 
     def change(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Transform each group at once; label 0 stays as it is."""

@@ -57,6 +57,7 @@ class Wav2vec2(Task):
     """
 
     Settings: ClassVar[type[TaskSettings]] = Wav2vec2Settings
+    of_time: ClassVar[bool] = True
     pooled: ClassVar[bool] = False
     masks = True
     advice: ClassVar[str] = "Raise tasks.wav2vec2.diversity, or lower train.learning_rate."
@@ -64,7 +65,7 @@ class Wav2vec2(Task):
 
     def __init__(self, settings: Wav2vec2Settings, context: TaskContext) -> None:
         super().__init__(settings, context)
-        self.masker = Masks(settings.mask, context.channels, context.positions)
+        self.masker = Masks(settings.mask, context.channels, context.layout.grid)
         self.settings, self.layout = settings, context.layout
         self.shape = (settings.groups, settings.codes)
         score = nn.Linear(settings.hidden, settings.groups * settings.codes)
