@@ -75,7 +75,7 @@ def test_a_piece_lies_over_no_gap_and_all_time_between_gaps_is_in_a_piece(
     breaks = [(a, b) for a, b in pairwise(time) if b - a > LONGEST_GAP]
     assert found.gaps == breaks
     for piece in pieces:
-        assert not any(piece.time[0] < b and piece.time[-1] > a for a, b in breaks)
+        assert not any(piece.time[0] < b - 1e-6 and piece.time[-1] > a + 1e-6 for a, b in breaks)  # of rounding
     inside = sum(len(piece.x) / piece.rate for piece in pieces)
     short = sum(b - a for a, b in found.left[Left.SHORT])
     assert inside + short == pytest.approx(
