@@ -19,7 +19,7 @@ from shared.large import blocks, stack
 from shared.losses import vicreg
 from shared.tasks.base import Batch, Task, TaskContext, TaskSettings, mlp
 
-TOGETHER = 32
+TOGETHER = 16
 """Features whose mean and standard deviation are computed together: bounds the memory that they take."""
 
 
