@@ -16,7 +16,16 @@ from tests.test_encoders import AUTOCAST_ERROR, relative_error
 pytestmark = pytest.mark.numerics
 
 EVERY = [
-    EncoderSettings(name=name, width=4, norm=norm, pooling=pooling, log_input=None, pooled_blocks=blocks, hidden=hidden)
+    EncoderSettings(
+        name=name,
+        width=4,
+        norm=norm,
+        pooling=pooling,
+        log_input=None,
+        pooled_blocks=blocks,
+        hidden=hidden,
+        align=None,
+    )
     for name, norm, (pooling, blocks, hidden) in product(
         IMAGE_ENCODERS, ("batch", "group"), (("mean", "last", None), ("mean_max_std", "every", 6))
     )

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from shared.data.archive import Archive, open_files
 from shared.data.cache import parsed
@@ -39,9 +38,6 @@ UNLABELLED_FOLDER = "unlabelled"
 PARTS = ("train", "test")
 CACHE_FORMAT = 1
 
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises on files that are no images, or damaged ones."""
-
 
 def image_spec(height: int, width: int) -> InputSpec:
     """Return what images of a size are."""
@@ -54,10 +50,12 @@ def decode(content: bytes, place: str) -> NDArray[np.uint8]:
     Raises:
         UserError: It is none, or is damaged; names the place.
     """
+    from PIL import Image, ImageOps  # not above: who names activities has no images, and perhaps no Pillow
+
     try:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UNREADABLE as error:
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"{place}: expected a PNG or JPEG image, found what is none ({error})") from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -47,9 +47,10 @@ class ChannelStatistics:
         """Sum up the samples of windows (N, C, T), or the pixels of images (N, C, H, W), in float64."""
         channels = windows.x.shape[1]
         total, squares = np.empty(channels), np.empty(channels)
-        count = len(windows) * prod(windows.meta.spec.size)
+        size = prod(windows.meta.spec.size)
+        count = len(windows) * size
         for channel in range(channels):
-            total[channel], squares[channel] = _sums(windows.x[:, channel].reshape(len(windows), -1), 0, count)
+            total[channel], squares[channel] = _sums(windows.x[:, channel].reshape(-1, size), 0, count)
         return cls(count, total, squares)
 
     @classmethod

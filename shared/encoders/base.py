@@ -286,13 +286,13 @@ class Encoder(nn.Module):
                 hidden = None if view.mask is None else view.mask.all(dim=1)
                 maps = layer.arrange(maps, view.keep, hidden, blank)
             if number in self.block_ends:
-                blocks.append(maps.flatten(2))
+                blocks.append(_in_a_row(maps))
             if number in self.pooled_after:
-                pooled.append(self._pool(maps.flatten(2).float(), present))
+                pooled.append(self._pool(_in_a_row(maps).float(), present))
         embedding = torch.cat(pooled, dim=1)
         if self.hidden is not None:
             embedding = torch.cat([embedding, self.hidden(embedding).float()], dim=1)
-        maps = maps.flatten(2)
+        maps = _in_a_row(maps)
         alike = tuple(self._tokens(block) for block in blocks if block.shape == maps.shape)
         return Encoded(embedding, self._tokens(maps.float()), alike)
 
@@ -339,3 +339,8 @@ class Encoder(nn.Module):
         # torch.var over the last dimension is several times slower on a CPU than these two passes.
         variance = (maps - mean.unsqueeze(2)).square().mean(dim=2)
         return torch.cat([mean, maps.amax(dim=2), (variance + POOLED_STD_EPSILON).sqrt()], dim=1)
+
+
+def _in_a_row(maps: Tensor) -> Tensor:
+    """Return maps (M, H, L), or those of images (M, H, rows, columns) row after row, as (M, H, L)."""
+    return maps if maps.dim() == 3 else maps.flatten(2)  # an exported model of windows keeps its shapes
