@@ -11,6 +11,7 @@ from PIL import Image
 
 from centralized_baseline.__main__ import train_centralized
 from centralized_baseline.probe import main as probe_main
+from shared.body import worn_sensors
 from shared.checkpoint import load_encoder
 from shared.config import Config, load_config
 from shared.data import load
@@ -119,6 +120,9 @@ def test_what_needs_a_time_axis_says_so() -> None:
         build_model(configure("encoder.name=fcn"), windows.meta, statistics)
     with pytest.raises(UserError, match="expected windows with a time axis, found images of 16 x 16 pixels"):
         expert_features(torch.from_numpy(windows.x), windows.meta.spec)
+    worn = windows.meta.spec.model_copy(update={"channels": ("gyro_x", "gyro_y", "gyro_z"), "units": ("rad/s",) * 3})
+    with pytest.raises(UserError, match="expected windows of worn sensors, found images"):
+        worn_sensors(worn)
     with pytest.raises(UserError, match="images must be uint8 or float32"):
         Windows(windows.x.astype(np.float64), windows.y, windows.person, windows.meta)
 

@@ -56,7 +56,7 @@ HIDDEN = 256
 TRANSFORMS = ("tilt", "scale", "jitter")
 """Augmentations of labelled windows. Gravity, which tells sitting from standing, turns by ``TILT_DEGREES`` at most."""
 
-IMAGE_TRANSFORMS = ("resize_crop", "flip")
+TRANSFORMS_OF_IMAGES = ("resize_crop", "flip")
 """Augmentations of labelled images."""
 
 
@@ -190,7 +190,7 @@ def _augmented(
     x = torch.from_numpy(train.x[rows]).to(encoder.mean.device)
     std = torch.as_tensor(ChannelStatistics.of(train).std, dtype=torch.float32, device=x.device)
     spec = train.meta.spec
-    names = IMAGE_TRANSFORMS if spec.rate is None else recipe.transforms
+    names = TRANSFORMS_OF_IMAGES if spec.rate is None else recipe.transforms
     channels, transform = Channels(spec, std), compose(names, transforms_of(spec))
     return Labelled(x, y, train.person[rows], _with(transform, channels)), classes
 
