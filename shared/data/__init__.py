@@ -38,7 +38,6 @@ DATASETS: dict[str, Loader] = {
     "folder": folder.load,
     "synthetic": synthetic.load,
 }
-
 """Of windows with a time axis, by name."""
 
 IMAGE_SETS: dict[str, Loader] = {
