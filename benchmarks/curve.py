@@ -24,7 +24,7 @@ from shared.checkpoint import Snapshot, load_encoder, load_snapshot
 from shared.config import DEFAULTS, Config, add_method_option, load_config
 from shared.data import load
 from shared.errors import UserError, run_command
-from shared.evaluate import draw_regime, encoded, probe, unseen_classes
+from shared.evaluate import draw_regime, encoded, probe, unseen_classes, with_turned_copies
 from shared.exchange import PREFIX, Manifest, incoming
 from shared.files import write_atomic
 from simulation.__main__ import simulate
@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _follow(config: Config, options: argparse.Namespace) -> list[Point]:
     """Run a federation and probe what it had after the rounds of ``--at``."""
+    copies = config.probe.turned_copies
     train, test = load(config.data)
+    people, train = len(train.people), with_turned_copies(train, copies)
     with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch:
         run, kept = Path(scratch) / config.federation.upload, Path(scratch) / "kept"
         with _keeping(run / "checkpoint", kept, options.at):
@@ -104,10 +106,15 @@ def _follow(config: Config, options: argparse.Namespace) -> list[Point]:
             arrays = {name: value.numpy() for name, value in snapshot.tensors.items() if name.startswith(PREFIX)}
             incoming(encoder, arrays, config.federation.norm_statistics)
             report = probe(
-                encoded(encoder, train, test), train, test, seeds=range(options.seeds), regimes=options.regimes
+                encoded(encoder, train, test),
+                train,
+                test,
+                seeds=range(options.seeds),
+                regimes=options.regimes,
+                copies=copies,
             )
             scores = {regime: score["accuracy"] for regime, score in report.summary()["linear"].items()}
-            sent = Manifest(snapshot.meta["exchange"]).report()["bytes_up"] / len(train.people)
+            sent = Manifest(snapshot.meta["exchange"]).report()["bytes_up"] / people
             accuracy = {regime: (score["mean"], score["std"]) for regime, score in scores.items()}
             points.append(Point(config.federation.upload, number, sent, accuracy))
     return points

@@ -36,7 +36,7 @@ from benchmarks.series import (
 )
 from benchmarks.steps import step_times
 from shared.config import METHODS, Config, load_config
-from shared.data import training_people
+from shared.data import IMAGE_SETS, training_people
 from shared.errors import UserError, choose, run_command
 from shared.evaluate import ProbeReport
 from shared.files import write_atomic
@@ -159,6 +159,8 @@ def _distinct_baselines(configs: Mapping[str, Config]) -> Iterator[tuple[str, st
     seen = set()
     for name, config in configs.items():
         for kind in BASELINES:
+            if kind == "features" and config.data.names[0] in IMAGE_SETS:
+                continue
             key = (kind, None if kind == "features" else config.encoder)
             if key not in seen:
                 seen.add(key)

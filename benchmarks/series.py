@@ -25,7 +25,7 @@ from shared.errors import UserError
 from shared.evaluate import ProbeReport
 from shared.files import write_atomic
 from shared.runs import runs_root
-from shared.settings import Way
+from shared.settings import Settings, Way
 
 ROOT = DEFAULTS.parents[1]
 WAYS: tuple[Way, ...] = ("centralized", "federated")
@@ -125,8 +125,13 @@ class Series:
         return training(self.path, [*self.overrides, f"seed={seed}"], self.way, self.run(seed), self.method)
 
     def candidate(self, judging: Judging, out: Path | None = None) -> "Candidate":
-        """Return all trainings as one candidate, whose report will be in ``out``, by default among the runs."""
+        """Return all trainings as one candidate, whose report will be in ``out``, by default among the runs.
+
+        Raises:
+            UserError: They were judged with other settings.
+        """
         report = (out or runs_root()) / self.run("seeds").name / "probe.json"
+        _keep_settings(report.parent, self.config.probe)
         judged = [self.run(seed) / "encoder.json" for seed in range(judging.seeds)]
         return Candidate(str(self.run("{seed}")), report, judging.is_done(report, judged))
 
@@ -159,13 +164,18 @@ def baseline(config: Config, name: str, judging: Judging, out: Path | None = Non
         UserError: It was judged with other settings.
     """
     folder = (out or runs_root()) / f"{config.name}-{name}"
-    settings = folder / "settings.yaml"  # a baseline's report does not say with what it was made
-    content = yaml.safe_dump([block.model_dump(mode="json") for block in (config.data, config.encoder)])
+    _keep_settings(folder, config.data, config.encoder, config.probe)
+    report = folder / "probe.json"
+    return Candidate(name, report, judging.is_done(report, []))
+
+
+def _keep_settings(folder: Path, *blocks: Settings) -> None:
+    """Write with what a report is made, which it does not say itself."""
+    settings = folder / "settings.yaml"
+    content = yaml.safe_dump([block.model_dump(mode="json") for block in blocks])
     if folder.is_dir() and (not settings.is_file() or settings.read_text(encoding="utf-8") != content):
         raise UserError(f"{folder} was made with other settings: set name=OTHER for runs of their own, or remove it")
     write_atomic(settings, content)
-    report = folder / "probe.json"
-    return Candidate(name, report, judging.is_done(report, []))
 
 
 def judgement(title: str, candidates: Sequence[Candidate], judging: Judging, arguments: Sequence[str] = ()) -> Job:

@@ -26,7 +26,7 @@ from shared.config import Config, load_config
 from shared.data import load
 from shared.data.person import in_order
 from shared.errors import UserError, run_command
-from shared.evaluate import ProbeReport, bootstrap_mean, draw_regime, encoded, mean_std, probe
+from shared.evaluate import ProbeReport, bootstrap_mean, draw_regime, encoded, mean_std, probe, with_turned_copies
 from shared.files import write_atomic
 from shared.runs import opened_run, run_folder, run_parser
 
@@ -197,7 +197,10 @@ def _judge_fold(config: Config, people: tuple[str, ...], folder: Path, options: 
     train_centralized(config.model_copy(update={"data": data}), folder, resume=(folder / "config.yaml").is_file())
     train, test = load(data)
     encoder, _ = load_encoder(folder)
-    return probe(encoded(encoder, train, test), train, test, seeds=range(options.seeds), regimes=options.regimes)
+    copies = config.probe.turned_copies
+    train = with_turned_copies(train, copies)
+    seeds = range(options.seeds)
+    return probe(encoded(encoder, train, test), train, test, seeds=seeds, regimes=options.regimes, copies=copies)
 
 
 def _to_json(folds: Sequence[tuple[str, ...]], variants: Sequence[Variant], regimes: Sequence[str]) -> str:

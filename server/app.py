@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 
@@ -86,7 +87,8 @@ def _federate(grid: Grid, config: Config, folder: Path) -> None:
     done = snapshot.step if snapshot else 0
     run = snapshot.meta["run"] if snapshot else token_hex(8)
     manifest = Manifest(snapshot.meta["exchange"] if snapshot else None)
-    introductions = Introductions(grid, config.federation, manifest, config.any_sensors, config.encoder.align)
+    takes = partial(build_initial_encoder, config)
+    introductions = Introductions(grid, config.federation, manifest, config.any_sensors, takes)
     federation = introductions.wait_for_members()
     statistics = ChannelStatistics.from_dict(snapshot.meta["statistics"]) if snapshot else federation.statistics
     policy = config.federation.norm_statistics

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
@@ -14,13 +14,12 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 
-from shared.body import in_common, pooled_by_kind, worn_sensors
+from shared.body import in_common, pooled_by_kind
 from shared.config import FederationSettings
 from shared.data.person import Person
 from shared.data.spec import InputSpec, Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import Meta
-from shared.encoders.align import Align, Alignment
 from shared.errors import UserError
 from shared.exchange import Manifest, shape_of
 from shared.wire import Sums, quoted, read_record, readable
@@ -95,7 +94,7 @@ class Introductions:
         settings: ``min_clients`` and ``join_timeout``.
         manifest: Counts what the answers tell.
         any_sensors: Whether members may have different sensors, and different data sets.
-        align: How the encoder aligns windows: members need what it takes.
+        takes: Raises a ``UserError`` where the encoder cannot take such windows.
     """
 
     def __init__(
@@ -104,13 +103,13 @@ class Introductions:
         settings: FederationSettings,
         manifest: Manifest,
         any_sensors: bool,
-        align: Alignment | None = None,
+        takes: Callable[[InputSpec], object],
     ) -> None:
         self._grid = grid
         self._settings = settings
         self._manifest = manifest
         self._any_sensors = any_sensors
-        self._align: Alignment | None = align
+        self._takes = takes
         self._known: list[tuple[int, Introduction]] = []
         self._asked: dict[str, int] = {}
         self._logged: set[str] = set()
@@ -181,7 +180,7 @@ class Introductions:
         for node, one in sorted(
             introduced, key=lambda pair: (-votes[self._shared(pair[1])], pair[1].partition, pair[0])
         ):
-            if complaint := _conflict(one, [other for _, other in self._known], self._any_sensors, self._align):
+            if complaint := _conflict(one, [other for _, other in self._known], self._any_sensors, self._takes):
                 reasons.append(f"person {one.person} {complaint}")
             else:
                 self._known.append((node, one))
@@ -244,15 +243,16 @@ def _wait_for_nodes(grid: Grid, minimum: int, timeout: float) -> list[int]:
     return nodes
 
 
-def _conflict(one: Introduction, others: list[Introduction], any_sensors: bool, align: Alignment | None) -> str:
+def _conflict(
+    one: Introduction, others: list[Introduction], any_sensors: bool, takes: Callable[[InputSpec], object]
+) -> str:
     """Say why a client cannot be a member beside the others; "" if it can."""
-    if any_sensors:
+    if any_sensors or not others:
         try:
-            worn_sensors(one.sensors)
-            if align is not None:
-                Align(align, one.sensors)
+            takes(one.sensors)
         except UserError as error:
-            return f"has what encoder 'sensors' cannot take: {readable(str(error))}"
+            return f"has what the encoder cannot take: {readable(str(error))}"
+    if any_sensors:
         if others and (difference := others[0].sensors.rate_difference(one.sensors)):
             return f"does not measure as the others do: {difference}"
     elif others and one.data != others[0].data:

@@ -167,6 +167,11 @@ class Config(Settings):
         values["tasks"] = {name: settings.identity(way) for name, settings in self.enabled_tasks.items()}
         if self.step.name != "tc2":
             del values["step"]["tc2"]
+        if self.data.names[0] not in IMAGE_SETS:
+            del values["data"]["parts"]
+        for block, knob in (("encoder", "align"), ("views", "reorient")):
+            if values[block][knob] is None:
+                del values[block][knob]
         if self.train.windows_per_epoch is None:
             del values["train"]["windows_per_epoch"], values["train"]["sampling"]
         if not any(TASKS[name].teacher for name in self.enabled_tasks):

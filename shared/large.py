@@ -71,7 +71,7 @@ def take_rows(array: NDArray[Any], rows: slice | NDArray[np.bool_] | NDArray[np.
     if isinstance(rows, slice) or mapping_of(array) is None:
         return array[rows]
     numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-    if len(numbers) and (np.diff(numbers) == 1).all():
+    if len(numbers) and numbers[0] >= 0 and numbers[-1] < len(array) and (np.diff(numbers) == 1).all():
         return array[int(numbers[0]) : int(numbers[-1]) + 1]
     return stack((_taken(array, some) for some in blocks(numbers, 1024)), array.shape[1:], array.dtype)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Meta, Windows
 from shared.encoders import Encoded, Encoder, View, build_encoder
 from shared.errors import UserError
+from shared.large import blocks, stack
 from shared.seeding import seeded_initialisation
 from shared.steps import Losses, Step, StepContext, build_step
 from shared.tasks import TASKS, Batch, Draw, Task, TaskContext
@@ -289,7 +291,8 @@ def prepare(config: Config, windows: Windows) -> TrainingData:
     """
     encoder = build_initial_encoder(config, windows.meta.spec).eval()
     if encoder.align is not None:
-        windows = replace(windows, x=encoder.aligned(torch.from_numpy(windows.x)).numpy())
+        aligned = (encoder.aligned(torch.from_numpy(np.array(block))).numpy() for block in blocks(windows.x))
+        windows = replace(windows, x=stack(aligned, windows.meta.spec.shape, np.float32))
     extras = {
         name: make(windows, encoder, settings, None)
         for name, settings in config.enabled_tasks.items()

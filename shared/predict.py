@@ -18,8 +18,9 @@ import io
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures  # type: ignore[import-untyped]
 from pydantic_core import from_json
 
-from shared.data.conform import locate
+from shared.data.conform import factor, locate
 from shared.data.importing.align import ABSOLUTE, LONGEST_GAP, RATE_TOLERANCE, UNEVEN_SHARE, Floats
 from shared.data.importing.cutting import LOST_SHARE, Cut, check_left, cut
 from shared.data.importing.propose import propose_columns, read_sample
@@ -218,15 +219,19 @@ def read_recording(path: Path, spec: InputSpec, rate: float | None = None, recip
         recipe = recipe.model_copy(update={"rate": rate or recipe.rate})
         if recipe.rate is None:
             raise UserError(f"{path}: at what rate? No column goes on by the steps of a sensor; give --rate HZ")
-    windows = cut(_read(path, sources, recipe), recipe)
+    recording, twice, others = _read(path, sources, recipe)
+    if others and not guesses:
+        twice.append(f"not read, because the recipe does not fit: {_named(one.place for one in others)}")
+    windows = cut(recording, recipe)
     check_left([windows], recipe)
     for found in windows.found.rates.values():
         if rate is not None and not math.isclose(rate, found, rel_tol=RATE_TOLERANCE):
             raise UserError(f"{path}: --rate says {rate:g} Hz, the column {recipe.time!r} says {found:.4g} Hz")
     start = windows.found.start if windows.found.start > ABSOLUTE else 0.0
     rows = [list(recipe.channels).index(name) for name in channels]
-    notes = [*guesses, *notes, *_notes(windows, time.rate, start)]
-    return Recording(windows.name, windows.x[:, rows], windows.spans - start, notes)
+    scale = _scale(path, recipe, channels, spec)
+    notes = [*guesses, *notes, *twice, *_notes(windows, time.rate, start)]
+    return Recording(windows.name, windows.x[:, rows] * scale, windows.spans - start, notes)
 
 
 def _guess(sources: Sequence[Source], spec: InputSpec) -> tuple[Recipe, list[str]]:
@@ -234,7 +239,7 @@ def _guess(sources: Sequence[Source], spec: InputSpec) -> tuple[Recipe, list[str
     tables, unread = read_sample(sources)
     recipe, guesses = propose_columns(tables, dict(zip(spec.channels, spec.units, strict=True)))
     told = [*(f"no recording: {error}" for error in unread), *(f"{guess.what}: {guess.why}" for guess in guesses)]
-    return recipe.model_copy(update={"person": ONLY}), told
+    return recipe.model_copy(update={} if recipe.person_column else {"person": ONLY}), told
 
 
 def _for_one(recipe: Recipe, sources: Sequence[Source]) -> Recipe:
@@ -265,6 +270,20 @@ def _find_channels(recipe: Recipe, spec: InputSpec, path: Path, guesses: Sequenc
     return channels, [*notes, *([f"taken: {', '.join(pairs)}"] if pairs else [])]
 
 
+def _scale(path: Path, recipe: Recipe, channels: Sequence[str], spec: InputSpec) -> NDArray[np.float32]:
+    """Return what channels are multiplied by to be in the units of the model, float32 (C, 1).
+
+    Raises:
+        UserError: It is not known what a unit is in that of the model.
+    """
+    known, factors = recipe.channels, []
+    for name, wanted in zip(channels, spec.units, strict=True):
+        if (found := factor(known[name], wanted)) is None:
+            raise UserError(f"{path}: expected {name} in {wanted}, found it in {known[name]}; the recipe tells units")
+        factors.append(found)
+    return np.array(factors, np.float32)[:, np.newaxis]
+
+
 def _for_model(recipe: Recipe, spec: InputSpec, channels: Sequence[str]) -> Recipe:
     """Return a recipe of the sensors that have these channels, for windows as a model takes them."""
     sensors = {
@@ -274,24 +293,31 @@ def _for_model(recipe: Recipe, spec: InputSpec, channels: Sequence[str]) -> Reci
     }
     time = spec.time
     windows = {"target_rate": time.rate, "window": time.samples, "step": max(1, time.samples // 2)}
-    return recipe.model_copy(update={"sensors": sensors, "label_column": None, "label_file": None, **windows})
+    return recipe.model_copy(update={"sensors": sensors, "label_column": None, **windows})
 
 
-def _read(path: Path, sources: Sequence[Source], recipe: Recipe) -> Measured:
+def _read(path: Path, sources: Sequence[Source], recipe: Recipe) -> tuple[Measured, list[str], list[Source]]:
     """Read the recording that files are.
+
+    Returns:
+        The recording, notes of files that are there twice, and files that the recipe leaves out.
 
     Raises:
         UserError: They are several, or do not fit the recipe.
     """
-    parts, _, _ = group(sources, recipe)
-    names = [one.name for one in parts]
-    if len(parts) == 1:
-        recordings = list(Reader(recipe, None).read(parts[0]))
-        if len(recordings) == 1:
-            return recordings[0]
-        names = [one.name for one in recordings]
-    listed = ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
-    raise UserError(f"{path}: expected one recording of one person, found {len(names)}: {listed}")
+    parts, _, others = group(sources, recipe)
+    reader = Reader(recipe, None)
+    found = (recording for one in parts for recording in reader.read(one))
+    recordings = list(islice(found, 2) if len(parts) > 1 else found)
+    if len(recordings) == 1:
+        return recordings[0], reader.twice, others
+    names = [one.name for one in (parts if len(parts) > 1 else recordings)]
+    raise UserError(f"{path}: expected one recording of one person, found {len(names)}: {_named(names)}")
+
+
+def _named(names: Iterable[str]) -> str:
+    first = list(islice(names, MOST_NAMES + 1))
+    return ", ".join(first[:MOST_NAMES]) + (", …" if len(first) > MOST_NAMES else "")
 
 
 def _notes(windows: Cut, rate: float, start: float) -> list[str]:
@@ -318,9 +344,20 @@ def _notes(windows: Cut, rate: float, start: float) -> list[str]:
         if count:
             notes.append(f"{count} {what}")
     left = [("gap", found.gaps), *found.left.items()]
-    left.append((f"windows with more than {100 * LOST_SHARE:g} % lost samples", windows.lost.tolist()))
+    left.append((f"windows with more than {100 * LOST_SHARE:g} % lost samples", _merged(windows.lost)))
     notes += [f"left out ({why}): {_listed(np.array(spans) - start)}" for why, spans in left if spans]
     return notes
+
+
+def _merged(spans: Floats) -> list[tuple[float, float]]:
+    """Return spans (N, 2) in time order, those that overlap or touch as one."""
+    found: list[tuple[float, float]] = []
+    for start, end in spans.tolist():
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
 
 
 def _listed(spans: Floats) -> str:

@@ -464,6 +464,8 @@ def check_trainable(config: Config, *parts: Windows) -> None:
 def _check_trainable(config: Config, windows: Windows) -> None:
     if not len(windows):
         raise UserError(f"the data set {windows.meta.name!r} has no training people")
+    if config.train.sampling == "movement" and windows.meta.spec.rate is None:
+        raise UserError("train.sampling=movement is of windows with a time axis, found images: set it to uniform")
     device = pick_device(config.train.device)
     few = windows[np.arange(min(2, len(windows)))]
     model = build_model(config, few.meta, ChannelStatistics.of(few)).to(device)

@@ -69,10 +69,16 @@ def test_what_lies_in_a_file_is_what_would_be_in_memory(
         assert made.dtype == np.float32 and made.tobytes() == expected.tobytes()
         assert np.concatenate([expected[:0], *blocks(made)]).tobytes() == expected.tobytes()
         assert finite_rows(made).tolist() == np.isfinite(expected).all(axis=(1, 2)).tolist()
-        row = st.integers(0, max(0, len(made) - 1))
+        row = st.integers(-len(made), max(0, len(made) - 1))
         numbers = np.array(data.draw(st.lists(row) if len(made) else st.just([])), np.int64)
         first = data.draw(row)
-        for rows in (numbers, np.isin(np.arange(len(made)), numbers), np.arange(first, len(made)), slice(first, None)):
+        for rows in (
+            numbers,
+            np.isin(np.arange(len(made)), numbers),
+            np.arange(first, len(made)),
+            np.arange(-len(made), 0),
+            slice(first, None),
+        ):
             taken = take_rows(made, rows)
             assert taken.tobytes() == expected[rows].tobytes() and taken.shape == expected[rows].shape
         let_go(made)

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from client.app import app as client_app
 from server.aggregation import Aggregator
 from server.introduction import Introductions, Member
 from server.strategy import PeopleStrategy
+from shared.config import Config
 from shared.data import load
 from shared.errors import UserError
 from shared.exchange import UNEXPECTED, Manifest, arrays_of, outgoing
@@ -272,11 +274,17 @@ def worn(partition: int) -> Introduced:
     )
 
 
+def introductions(answers: Answers, config: Config, manifest: Manifest | None = None) -> Introductions:
+    takes = partial(build_initial_encoder, config)
+    return Introductions(answers.grid, config.federation, manifest or Manifest(), config.any_sensors, takes)
+
+
 @pytest.mark.parametrize(("introduced", "any_sensors"), [(introduction_of, False), (worn, True)])
 def test_an_introduction_of_any_records_leaves_the_honest_ones(
     introduced: Callable[[int], Introduced], any_sensors: bool, answers: Answers, log: Lines
 ) -> None:
-    config, answers.introduction_of = configure(), introduced
+    answers.introduction_of = introduced
+    config = configure("encoder.name=sensors") if any_sensors else configure()
     honest = {"x"} if not any_sensors else {"wrist_total_acc_x", "left_pocket_total_acc_x"}
 
     @settings(max_examples=150)
@@ -284,8 +292,7 @@ def test_an_introduction_of_any_records_leaves_the_honest_ones(
     def try_one(content: RecordDict | Error) -> None:
         answers.hostile, manifest = content, Manifest()
         log.lines.clear()
-        introductions = Introductions(answers.grid, config.federation, manifest, any_sensors=any_sensors)
-        federation = introductions.wait_for_members()
+        federation = introductions(answers, config, manifest).wait_for_members()
         assert {1, 2} <= {member.partition for member in federation.members} or federation.members[0].partition == 0
         assert honest & set(federation.meta.spec.channels)
         assert any_sensors or federation.meta.spec.channels == ("x", "y", "z")
@@ -319,7 +326,7 @@ def test_sensors_without_a_meaning_are_left_out_and_named(
             "sensors": ConfigRecord(dict(content["sensors"]) | sensors),
         }
     )
-    federation = Introductions(answers.grid, configure().federation, Manifest(), any_sensors=True).wait_for_members()
+    federation = introductions(answers, configure("encoder.name=sensors")).wait_for_members()
     assert [member.partition for member in federation.members] == [1, 2]
     assert any(words in line for line in log.lines), log.lines
     assert all(len(line) < LOGGED for line in log.lines)
@@ -331,14 +338,22 @@ def test_sensors_that_cannot_be_aligned_are_left_out_and_named(answers: Answers,
     sensors = dict(answers.hostile["sensors"]) | {"units": ["rad/s"] * 3}
     answers.hostile = RecordDict({"metrics": answers.hostile["metrics"], "sensors": ConfigRecord(sensors)})
     taken = [
-        {member.partition for member in introductions.wait_for_members().members}
-        for introductions in (
-            Introductions(answers.grid, configure().federation, Manifest(), any_sensors=True, align=align)
-            for align in (None, "gravity")
-        )
+        {member.partition for member in introductions(answers, config).wait_for_members().members}
+        for config in (configure("encoder.name=sensors", f"encoder.align={align}") for align in ("null", "gravity"))
     ]
     assert taken == [{0, 1, 2}, {1, 2}]
     assert any("encoder.align=gravity needs the total acceleration" in line for line in log.lines), log.lines
+
+
+def test_people_with_what_the_encoder_cannot_take_are_named_before_the_first_round(answers: Answers) -> None:
+    def images(partition: int) -> Introduced:
+        content = introduction_of(partition)
+        sensors = {k: v for k, v in content["sensors"].items() if k != "rate"} | {"size": [32, 32]}
+        return RecordDict(content | {"sensors": ConfigRecord(sensors)})
+
+    answers.introduction_of = images
+    with pytest.raises(UserError, match=r"cannot take: .*encoder 'fcn' does not take images"):
+        introductions(answers, configure()).wait_for_members()
 
 
 @pytest.mark.parametrize(
@@ -364,7 +379,7 @@ def test_the_first_client_alone_does_not_tell_what_all_measure(
     content = introduction_of(0)
     changed = {name: value for name, value in (dict(content["sensors"]) | change).items() if value is not None}
     answers.hostile = RecordDict(content | {"sensors": ConfigRecord(changed)})
-    federation = Introductions(answers.grid, configure().federation, Manifest(), any_sensors=False).wait_for_members()
+    federation = introductions(answers, configure()).wait_for_members()
     assert [member.partition for member in federation.members] == [1, 2]
     assert words in log.lines[0]
 

@@ -22,6 +22,7 @@ from shared.data.spec import Name
 from shared.data.statistics import ChannelStatistics, warn_of_constant
 from shared.data.windows import UNLABELLED, Meta, Windows
 from shared.errors import UserError, choose
+from shared.large import concatenate
 from shared.settings import NO_IDENTITY, Settings
 
 Split = tuple[Windows, Windows]
@@ -155,7 +156,8 @@ def _all_of(settings: DataSettings) -> Split:
     sets = _sets(settings)
     if len(sets) == 1:
         ((train, test),) = sets.values()
-        train = divide(train, settings.parts)
+        if settings.names[0] in IMAGE_SETS:
+            train = divide(train, settings.parts)
         return with_channels(train, settings.channels), with_channels(test, settings.channels)
     train = join({name: train for name, (train, _) in sets.items()}, settings.channels)
     test = join({name: test for name, (_, test) in sets.items()}, settings.channels)
@@ -196,7 +198,7 @@ def join(parts: Mapping[str, Windows], channels: Sequence[str] = ()) -> Windows:
     classes = tuple(dict.fromkeys(name for part in parts.values() for name in part.meta.classes))
     fitted = [_named(name, conform(part, spec)) for name, part in parts.items()]
     return Windows(
-        x=np.concatenate([part.x for part in fitted]),
+        x=concatenate((part.x for part in fitted), spec.shape, np.float32),
         y=np.concatenate([_relabelled(part, classes) for part in fitted]),
         person=np.concatenate([part.person for part in fitted]),
         meta=Meta("+".join(parts), spec, classes),

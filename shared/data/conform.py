@@ -49,7 +49,7 @@ def conform(windows: Windows, spec: InputSpec) -> Windows:
     if own == spec:
         return windows
     rows, complaints = locate(spec.channels, own.channels)
-    factors = [_factor(own.units[row], unit) for row, unit in zip(rows, spec.units, strict=False)]
+    factors = [factor(own.units[row], unit) for row, unit in zip(rows, spec.units, strict=False)]
     complaints += [
         f"{own.channels[row]} is in {own.units[row]}, expected {unit}"
         for row, unit, factor in zip(rows, spec.units, factors, strict=False)
@@ -161,7 +161,7 @@ def _find(name: str, channels: Sequence[str]) -> list[str]:
     ]
 
 
-def _factor(unit: str, wanted: str) -> float | None:
+def factor(unit: str, wanted: str) -> float | None:
     """Return what numbers in one unit are multiplied by to be in another; None where that is unknown."""
     if unit == wanted:
         return 1.0

@@ -7,12 +7,11 @@ An image is uint8 (3, H, W), red, green and blue from 0 to 255. Files lie in fol
     [train/]NAME.png                    not labelled
     test/...                            as above; may be missing
 
-Without folders ``train`` and ``test`` all images are for training. An owner of images is a client of a federation;
-images without one are divided (``shared.data.parts``). All images have one size.
+Without folders ``train`` and ``test`` all images are for training; with them, all images lie in them. An owner of
+images is a client of a federation; images without one are divided (``shared.data.parts``). All images have one size.
 """
 
 import io
-import struct
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,10 +52,13 @@ def decode(content: bytes, place: str) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps  # not above: who names activities has no images, and perhaps no Pillow
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.asarray(upright.convert("RGB"))
+    except Exception as error:  # on odd bytes Pillow raises whatever its parsers do
         raise UserError(f"{place}: expected a PNG or JPEG image, found what is none ({error})") from None
+    if upright.mode.startswith(("I", "F")):
+        raise UserError(f"{place}: expected an image of 8 bits a colour, found one of more: bring it to 8 bits first")
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -102,9 +104,11 @@ class _File:
 
 
 def _parse(archive: Archive) -> dict[str, NDArray[Any]]:
-    members = [member for member in archive.members() if member.lower().endswith(SUFFIXES)]
+    members = [member for member in archive.members() if _is_image(member)]
     root = _root(archive, members)
-    files = [_place(member, root, archive.place) for member in members if _below(member, root)]
+    members = [member for member in members if _below(member, root)]
+    _check_parts({PurePosixPath(member).relative_to(root).parts[0] for member in members}, archive)
+    files = [_place(member, root, archive.place) for member in members]
     classes = sorted({file.label for file in files if file.label is not None})
     first = decode(archive.read(files[0].member), f"{archive.place}: {files[0].member}")
     x = np.empty((len(files), *first.shape), np.uint8)
@@ -136,6 +140,21 @@ def _root(archive: Archive, members: list[str]) -> PurePosixPath:
         if inside & set(PARTS):
             return PurePosixPath(*tops)
     return PurePosixPath()
+
+
+def _check_parts(tops: set[str], archive: Archive) -> None:
+    """Refuse images beside the folders train and test: is ``train`` one of the classes, or the training part?"""
+    if (named := sorted(tops & set(PARTS))) and (others := sorted(tops - set(PARTS))):
+        raise UserError(
+            f"{archive.place}: has a folder {named[0]!r} for a part of the images, and {others[0]!r} beside it: put "
+            "all images below train and test; a class with such a name needs a folder train around all classes"
+        )
+
+
+def _is_image(member: str) -> bool:
+    """Tell whether a file is an image by its name, and not what macOS writes beside one."""
+    path = PurePosixPath(member)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def _below(member: str, root: PurePosixPath) -> bool:

@@ -107,7 +107,7 @@ def _in_one_file(files: Sequence[Path], parts: Sequence[NDArray[np.uint8]]) -> N
         except UserError as error:
             warnings.warn(f"{SOURCE.name} is held in memory: {error}", stacklevel=2)
             return np.concatenate(parts)
-    mapped: NDArray[np.uint8] = np.load(path, mmap_mode="c")  # what is written to it stays in memory
+    mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return mapped
 
 

@@ -88,7 +88,7 @@ class Windows:
         return len(self.x)
 
     def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.int64]) -> "Windows":
-        features = None if self.features is None else self.features[rows]
+        features = None if self.features is None else take_rows(self.features, rows)
         return replace(
             self,
             x=take_rows(self.x, rows),

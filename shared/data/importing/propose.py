@@ -149,6 +149,9 @@ def propose_columns(tables: Sequence[Table], named: Mapping[str, str]) -> tuple[
     """
     recordings, _ = _sorted(tables)
     fields, found, guesses = _columns(recordings, named)
+    taken = {column for sensor in fields["sensors"].values() for column in sensor["columns"]}
+    if column := _find(recordings[0], PERSON, taken):
+        fields["person_column"] = column
     held = dict.fromkeys(PurePosixPath(triad.table.path).name for triad in found)
     names = "|".join(map(re.escape, held or [PurePosixPath(recordings[0].path).name]))
     return Recipe.model_validate(fields | {"path": f"(?:^|/)(?:{names})$"}), guesses
@@ -166,7 +169,7 @@ def _columns(recordings: Sequence[Table], named: Mapping[str, str]) -> tuple[dic
     found = [triad for table in recordings for triad in _triads(table)]
     sensors = _sensors(found, recordings, guesses)
     names, taken = recordings[0].frame.columns, {column for sensor in sensors.values() for column in sensor["columns"]}
-    for channel in (name for name in named if name in names and name not in taken):
+    for channel in (name for name in named if name in names and name not in taken and kind_of(name) is None):
         sensors[channel] = {"columns": [channel], "unit": named[channel]}
         guesses.append(Guess(f"{channel} in {named[channel]}", "its name is that of a channel"))
     if not sensors:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 
 from shared.data.importing import matlab
@@ -51,7 +52,7 @@ def _parquet(content: bytes, place: str) -> pl.DataFrame:
         cells = len(file.collect_schema()) * file.select(pl.len()).collect().item()
         if cells > LARGEST_TABLE:
             raise UserError(f"{place}: expected at most {LARGEST_TABLE:,} cells, found {cells:,}; cut it in pieces")
-        return file.collect()
+        return file.with_columns(cs.duration().dt.total_nanoseconds() / 1e9).collect()  # as seconds
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"{place} is no Parquet file, or a damaged one ({_first_line(error)})") from None
 
