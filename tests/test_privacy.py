@@ -149,7 +149,7 @@ def test_privacy_json_tells_the_guarantee_and_what_is_outside_of_it(name: str, t
     assert (told["mechanism"], told["clipping_norm"], told["noise_multiplier"]) == (name, 1.0, 1.0)
     assert any("losses" in line for line in told["outside_of_the_guarantee"])
     console = Console(record=True, width=200)
-    _tell(folder, console)
+    _tell(config, folder, console)
     assert f"ε {told['epsilon']:.4g} at δ 1e-05" in console.export_text()
 
 
