@@ -139,7 +139,8 @@ def test_with_local_privacy_the_number_of_windows_does_not_reach_the_encoder(tmp
 @pytest.mark.parametrize("name", ["central", "local"])
 def test_privacy_json_tells_the_guarantee_and_what_is_outside_of_it(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    federate(folder, private(name, "federation.rounds=6", "federation.fraction=0.5"))
+    config = private(name, "federation.rounds=6", "federation.fraction=0.5")
+    federate(folder, config)
     told = json.loads((folder / "privacy.json").read_text())
     rows = [row["person"] for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == "client"]
     busiest = max(rows.count(person) for person in set(rows))
