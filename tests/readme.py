@@ -14,7 +14,21 @@ TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 
 NARROW = "encoder.width=16"
 THREE_PEOPLE = f"{NARROW} federation.min_clients=3 data.holdout=[1,3,5,6,7,8,11,14,15,16,17,19,21,22,23,25,26,27]"
+ONE_OF_EACH = ",".join(
+    f"{name}/{number}"
+    for name, people in (("uci_har", (3, 5, 6, 7, 8, 11, 14, 15, 16, 17, 19, 21, 22, 23, 25, 26, 27, 28, 29, 30)),
+                         ("motionsense", range(2, 17)), ("dsads", range(2, 7)))
+    for number in people
+)  # fmt: skip
+"""The training people of three data sets but for the first of each."""
 SHORT = {
+    "python -m simulation --config configs/images_demo.yaml": "federation.rounds=1 encoder.width=4",
+    "python -m centralized_baseline --config configs/images_demo.yaml": "centralized.epochs=1 encoder.width=4",
+    "python -m simulation --config configs/demo.yaml --name everybody": "federation.rounds=1 encoder.width=4 "
+    f"federation.min_clients=3 data.holdout=[{ONE_OF_EACH}]",
+    "python -m centralized_baseline --config configs/demo.yaml --name pooled": "centralized.epochs=1 encoder.width=4 "
+    f"data.holdout=[{ONE_OF_EACH}]",
+    "python -m centralized_baseline.probe --encoder runs/everybody": "data.holdout=[] --seeds 1 --regimes 1",
     "python -m simulation --config configs/uci_har.yaml": f"federation.rounds=2 {THREE_PEOPLE}",
     "python -m centralized_baseline --config configs/uci_har.yaml": f"centralized.epochs=1 {THREE_PEOPLE}",
     "python -m benchmarks.scale": "--data synthetic --people 12 --cohorts 3 6",
