@@ -12,7 +12,6 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from shared.data.spec import InputSpec
 from shared.data.windows import Windows
@@ -117,6 +116,8 @@ def _resample(x: Floats, own: InputSpec, spec: InputSpec) -> Floats:
     ratio = Fraction(spec.time.rate / own.time.rate).limit_denominator(FINEST)
     if ratio == 1:
         return x
+    from scipy.signal import resample_poly  # slow to import, and most processes need none of it
+
     even: Floats = resample_poly(x, ratio.numerator, ratio.denominator, axis=2, padtype="line").astype(np.float32)
     return even
 

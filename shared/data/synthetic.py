@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
@@ -61,6 +60,8 @@ def _signals(people: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np
     """Return the (N, 6, T) signals of windows with these people and labels."""
     rng = np.random.default_rng(0)
     pace, vigour = rng.uniform(0.85, 1.15, PEOPLE + 1), rng.uniform(0.7, 1.3, PEOPLE + 1)
+    from scipy.spatial.transform import Rotation  # slow to import, and most processes need none of it
+
     tilt = Rotation.from_rotvec(rng.normal(0, 0.15, (PEOPLE + 1, 3))).as_matrix()
     axes = rng.normal(0, 1, (len(CLASSES), 2, 3))  # how each class shakes and turns the sensor
     axes /= np.linalg.norm(axes, axis=2, keepdims=True)

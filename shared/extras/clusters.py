@@ -14,8 +14,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
@@ -65,6 +63,8 @@ def cluster_codes(windows: Windows, encoder: Encoder, clusters: int, source: Sou
     mean, std = sample.mean(axis=0), np.maximum(sample.std(axis=0), SMALLEST_SPREAD)
     sample = (sample - mean) / std
     count = min(clusters, len(np.unique(sample, axis=0)))
+    from sklearn.cluster import MiniBatchKMeans  # slow to import, and most processes need none of it
+
     k_means = MiniBatchKMeans(count, init="k-means++", n_init=1, random_state=0)
     with _FITTING, threadpool_limits(1):  # what several threads add up depends on their number
         k_means.fit(sample)
@@ -76,6 +76,8 @@ def cluster_codes(windows: Windows, encoder: Encoder, clusters: int, source: Sou
 def keep_names(codes: Tensor, before: Tensor, clusters: int) -> Tensor:
     """Return codes, int64 of any shape, by the names that most positions had before (Kuhn 1955)."""
     pairs = torch.bincount((codes * clusters + before).flatten(), minlength=clusters**2)
+    from scipy.optimize import linear_sum_assignment  # slow to import, and most processes need none of it
+
     new, old = linear_sum_assignment(pairs.view(clusters, clusters).numpy(), maximize=True)
     names = torch.empty(clusters, dtype=torch.int64)
     names[torch.from_numpy(new)] = torch.from_numpy(old)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize, nnls
 from torch import Tensor
 from torchjd.aggregation import GramianWeightedAggregator, MGDAWeighting, PCGradWeighting, UPGradWeighting
 from torchjd.aggregation import Weighting as Rule
@@ -51,6 +50,8 @@ class DualCone(DualConeProjector):
         if size == 0:
             return U
         root = np.linalg.cholesky(gramian / size + RIDGE * np.eye(len(gramian))).T
+        from scipy.optimize import nnls  # slow to import, and most processes need none of it
+
         projected = [u + nnls(root, -root @ u)[0] for u in _to_numpy(U).reshape(-1, len(gramian))]
         return torch.as_tensor(np.reshape(projected, U.shape), dtype=U.dtype, device=U.device)
 
@@ -77,6 +78,8 @@ class CAGradWeighting(Rule[PSDMatrix]):
             return mean @ toward + radius * length, gramian @ mean + radius * toward / length
 
         simplex = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}
+        from scipy.optimize import minimize  # slow to import, and most processes need none of it
+
         w = minimize(dual, mean, jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=simplex, tol=1e-12).x
         return torch.as_tensor(mean + radius / np.sqrt(w @ gramian @ w) * w, dtype=stat.dtype, device=stat.device)
 
