@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,7 @@ from rich.table import Table
 from shared.config import DEFAULTS
 from shared.errors import UserError, run_command
 from shared.files import write_atomic
-from shared.metrics import METRICS, read_metrics
+from shared.metrics import METRICS, Row, read_metrics
 
 ROOT = DEFAULTS.parents[1]
 WINDOWS = 16
@@ -99,14 +99,23 @@ def _measure(scratch: Path, data: str, people: int, cohort: int) -> Growth:
         "federation.fraction": cohort / people,
         "federation.join_timeout": 600,
     }
+    memory, whole, rows = run_simulation(name, settings, scratch)
+    seconds = [row["seconds"] for row in rows if row["kind"] == "round"]
+    return Growth(data, people, cohort, whole - sum(seconds), statistics.median(seconds[1:]), memory)
+
+
+def run_simulation(name: str, settings: Mapping[str, object], runs: Path) -> tuple[int, float, list[Row]]:
+    """Run a federation in a process of its own; return the most memory (bytes) that it held, its seconds and its rows.
+
+    Raises:
+        UserError: It failed; says why.
+    """
     changes = [f"{key}={value}" for key, value in settings.items()]
     started = time.perf_counter()
     memory = run_module(
-        ["simulation", "--config", str(DEFAULTS), "--engine", "inprocess", "--name", name, *changes], scratch
+        ["simulation", "--config", str(DEFAULTS), "--engine", "inprocess", "--name", name, *changes], runs
     )
-    whole = time.perf_counter() - started
-    seconds = [row["seconds"] for row in read_metrics(scratch / name / METRICS) if row["kind"] == "round"]
-    return Growth(data, people, cohort, whole - sum(seconds), statistics.median(seconds[1:]), memory)
+    return memory, time.perf_counter() - started, list(read_metrics(runs / name / METRICS))
 
 
 def run_module(module: Sequence[str], runs: Path) -> int:

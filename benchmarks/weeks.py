@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.scale import run_module
-from shared.config import DEFAULTS
+from benchmarks.scale import run_module, run_simulation
 from shared.data import watch
 from shared.data.folder import PersonFiles, write_folder
 from shared.errors import run_command
 from shared.files import write_atomic
 from shared.large import blocks
-from shared.metrics import METRICS, read_metrics
 
 Result = TypeVar("Result")
 
@@ -166,13 +164,8 @@ def _train(place: Path, data: str, turn: int, windows: int) -> Trained:
         "federation.join_timeout": 3600,
         "federation.round_timeout": 3600,
     }
-    changes = [f"{key}={value}" for key, value in settings.items()]
-    started = time.perf_counter()
-    memory = run_module(
-        ["simulation", "--config", str(DEFAULTS), "--engine", "inprocess", "--name", name, *changes], place
-    )
-    whole = time.perf_counter() - started
-    rows = [row for row in read_metrics(place / name / METRICS) if row["kind"] == "client"]
+    memory, whole, found = run_simulation(name, settings, place)
+    rows = [row for row in found if row["kind"] == "client"]
     seconds = [row["seconds"] for row in rows]
     return Trained(memory, whole - sum(seconds), statistics.median(seconds[1:]) / rows[0]["num-examples"])
 

@@ -9,6 +9,7 @@ from shared.config import DEFAULTS, Config, load_config
 from shared.data import load
 from shared.data.statistics import ChannelStatistics
 from shared.data.windows import Windows
+from shared.encoders import EncoderSettings
 from shared.layers import Attention
 from shared.model import Model, build_model, prepare
 from shared.seeding import make_generator
@@ -18,6 +19,19 @@ from shared.tasks import TASKS, Batch, Draw, Task
 
 def configure(*overrides: str) -> Config:
     return load_config(DEFAULTS, ["data.name=synthetic", "encoder.width=8", *overrides])
+
+
+def encoder_of(name: str, width: int, **changes: object) -> EncoderSettings:
+    """An encoder without what can be left out: embeddings are the means of the last block."""
+    plain = {
+        "norm": "batch",
+        "pooling": "mean",
+        "log_input": None,
+        "pooled_blocks": "last",
+        "hidden": None,
+        "align": None,
+    }
+    return EncoderSettings.model_validate({"name": name, "width": width} | plain | changes)
 
 
 def only(task: str, *overrides: str) -> Config:

@@ -17,21 +17,12 @@ from shared.encoders import ANY_SENSORS, ENCODERS, Encoder, EncoderSettings, bui
 from shared.errors import UserError
 from shared.layers import BatchNorm
 from shared.plausible import SENSORS
-from tests.pretext import attention_of_torch
+from tests.pretext import attention_of_torch, encoder_of
 
 pytestmark = pytest.mark.numerics
 
 EVERY = [
-    EncoderSettings(
-        name=name,
-        width=8,
-        norm=norm,
-        pooling=pooling,
-        log_input=log_input,
-        pooled_blocks=pooled_blocks,
-        hidden=hidden,
-        align=None,
-    )
+    encoder_of(name, 8, norm=norm, pooling=pooling, log_input=log_input, pooled_blocks=pooled_blocks, hidden=hidden)
     for name, norm, (pooling, log_input, pooled_blocks, hidden) in product(
         ENCODERS,
         ("batch", "group"),
@@ -82,16 +73,7 @@ def windows(n: int, channels: int = 9, samples: int = 128, seed: int = 0) -> Ten
 
 
 def of(name: str, width: int = 8) -> EncoderSettings:
-    return EncoderSettings(
-        name=name,
-        width=width,
-        norm="batch",
-        pooling="mean_max_std",
-        log_input=None,
-        pooled_blocks="last",
-        hidden=None,
-        align=None,
-    )
+    return encoder_of(name, width, pooling="mean_max_std")
 
 
 @every_setting

@@ -26,7 +26,7 @@ from shared.data.parts import TEN_ALIKE
 from shared.data.person import of_numbers
 from shared.data.spec import InputSpec
 from shared.data.windows import UNLABELLED, Meta, Windows
-from shared.encoders import Encoder, EncoderSettings, build_encoder
+from shared.encoders import Encoder, build_encoder
 from shared.errors import UserError
 from shared.evaluate import (
     BASELINES,
@@ -49,17 +49,9 @@ from shared.evaluate import (
 from shared.evaluate import protocols as protocols_module
 from shared.features import expert_features
 from shared.seeding import seeded_initialisation
+from tests.pretext import encoder_of
 
-SETTINGS = EncoderSettings(
-    name="fcn",
-    width=4,
-    norm="batch",
-    pooling="mean_max_std",
-    log_input=None,
-    pooled_blocks="last",
-    hidden=None,
-    align=None,
-)
+SETTINGS = encoder_of("fcn", 4, pooling="mean_max_std")
 RNG = np.random.default_rng(0)
 
 

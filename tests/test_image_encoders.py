@@ -11,21 +11,13 @@ from torch import Tensor, nn
 from shared.data.spec import InputSpec
 from shared.encoders import ENCODERS, IMAGE_ENCODERS, Encoder, EncoderSettings, View, build_encoder
 from shared.errors import UserError
+from tests.pretext import encoder_of
 from tests.test_encoders import AUTOCAST_ERROR, relative_error
 
 pytestmark = pytest.mark.numerics
 
 EVERY = [
-    EncoderSettings(
-        name=name,
-        width=4,
-        norm=norm,
-        pooling=pooling,
-        log_input=None,
-        pooled_blocks=blocks,
-        hidden=hidden,
-        align=None,
-    )
+    encoder_of(name, 4, norm=norm, pooling=pooling, pooled_blocks=blocks, hidden=hidden)
     for name, norm, (pooling, blocks, hidden) in product(
         IMAGE_ENCODERS, ("batch", "group"), (("mean", "last", None), ("mean_max_std", "every", 6))
     )

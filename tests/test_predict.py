@@ -43,20 +43,19 @@ from shared.data import watch
 from shared.data.importing.recipe_file import read_recipe
 from shared.data.spec import InputSpec
 from shared.data.statistics import ChannelStatistics
-from shared.encoders import EncoderSettings, build_encoder
+from shared.encoders import build_encoder
 from shared.errors import UserError, run_command
 from shared.evaluate import embed, estimate_norm_statistics, fit_linear_probe
 from shared.export import Source, build_onnx
 from shared.plausible import check_units
 from shared.predict import METADATA_KEY, Activity, load_model, main, predict, read_recording
 from shared.seeding import seeded_initialisation
+from tests.pretext import encoder_of
 
 pytestmark = pytest.mark.numerics
 
 RATE = watch.SPEC.time.rate
-SETTINGS = EncoderSettings(
-    name="fcn", width=8, norm="batch", pooling="mean", log_input=None, pooled_blocks="last", hidden=None, align=None
-)
+SETTINGS = encoder_of("fcn", 8)
 Signal = NDArray[np.float64]
 UCI_HAR = InputSpec(
     channels=tuple(f"{sensor}_{axis}" for sensor in ("body_acc", "gyro", "total_acc") for axis in "xyz"),

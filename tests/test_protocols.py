@@ -14,7 +14,7 @@ from shared.data import DataSettings, load
 from shared.data.parts import TEN_ALIKE
 from shared.data.person import of_numbers
 from shared.data.windows import Windows
-from shared.encoders import Encoder, EncoderSettings
+from shared.encoders import Encoder
 from shared.errors import UserError
 from shared.evaluate import (
     BASELINES,
@@ -33,19 +33,11 @@ from shared.evaluate import (
 from shared.evaluate import networks as networks_module
 from shared.evaluate.networks import FINETUNE, HEAD, SUPERVISED
 from shared.evaluate.representation import untrained
+from tests.pretext import encoder_of
 
 pytestmark = pytest.mark.numerics
 
-SMALL = EncoderSettings(
-    name="fcn",
-    width=4,
-    norm="batch",
-    pooling="mean_max_std",
-    log_input=None,
-    pooled_blocks="last",
-    hidden=None,
-    align=None,
-)
+SMALL = encoder_of("fcn", 4, pooling="mean_max_std")
 ALL = list(PROTOCOLS)
 FROZEN = ["linear", "knn", "head"]
 
