@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks.scale import run_module, run_simulation
 from shared.data import watch
 from shared.data.folder import PersonFiles, write_folder
-from shared.errors import run_command
+from shared.errors import UserError, run_command
 from shared.files import write_atomic
 from shared.large import blocks
 
@@ -53,6 +53,9 @@ sensors:
   gyro: {columns: "gyro_{}", unit: rad/s}
 """
 
+SHORTEST = 0.1
+"""Hours that make windows enough for a batch."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -77,6 +80,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--windows", type=int, default=1024, help="of an epoch (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="trainings of each of the two (default: %(default)s)")
     options = parser.parse_args(arguments)
+    if options.hours < SHORTEST or min(options.windows, options.turns) < 1:
+        raise UserError(f"--hours must be at least {SHORTEST:g}, --windows and --turns at least 1")
     console = Console()
     with tempfile.TemporaryDirectory(prefix="fedhar-") as scratch, console.status("writing recordings") as status:
         place = Path(scratch)

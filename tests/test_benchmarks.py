@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import curve, methods
+from benchmarks import curve, methods, weeks
 from benchmarks.__main__ import main
 from shared.errors import UserError
 
@@ -17,6 +17,12 @@ def test_needs_a_round_after_the_first(rounds: int) -> None:
     """The first round warms up and is not timed."""
     with pytest.raises(UserError, match=rf"--rounds must be at least 2.*found {rounds}$"):
         main(["--rounds", str(rounds)])
+
+
+@pytest.mark.parametrize("arguments", [["--hours", "0"], ["--windows", "0"], ["--turns", "0"]])
+def test_a_week_of_nothing_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match=r"--hours must be at least 0\.1, --windows and --turns at least 1"):
+        weeks.main(arguments)
 
 
 SMALL = ["--config", "configs/demo.yaml", "data.name=synthetic", "encoder.width=4", "federation.min_clients=4"]
